@@ -1,0 +1,186 @@
+"""How good a policy is on given problems: pass@1 with its interval, pass@k, lengths, reward parts, some responses."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import VectorEnv
+
+from llmgym.agents.policies import Policy
+from llmgym.agents.rollouts import RolloutBatch, collect
+
+#: 97.5 % quantile of the standard normal distribution: intervals hold 95 %.
+_Z = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of :func:`evaluate`.
+
+    Attributes:
+        n_problems: Problems posed.
+        samples: Responses to each.
+        pass_at_1: Share of responses that solved their problem.
+        interval: 95 % interval of it over problems.
+        pass_at_k: k -> chance that at least one of k responses solves a problem, for powers of two up to ``samples``.
+        mean_return: Mean episode return.
+        mean_length: Mean number of tokens that the policy wrote.
+        reward_components: Mean of each part of the reward.
+        stop_reasons: Share of episodes that ended for each reason.
+        examples: Some episodes as text: ``prompt``, ``response``, ``solved``, ``return``.
+        seconds: Wall time.
+    """
+
+    n_problems: int
+    samples: int
+    pass_at_1: float
+    interval: tuple[float, float]
+    pass_at_k: dict[int, float]
+    mean_return: float
+    mean_length: float
+    reward_components: dict[str, float]
+    stop_reasons: dict[str, float]
+    examples: list[dict[str, Any]] = field(repr=False)
+    seconds: float
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        more = "".join(f", pass@{k} {100 * v:.1f} %" for k, v in self.pass_at_k.items() if k > 1)
+        return (
+            f"pass@1 {100 * self.pass_at_1:.1f} % [{100 * low:.1f}, {100 * high:.1f}]{more} on {self.n_problems} problems "
+            f"x {self.samples}; {self.mean_length:.1f} tokens a response"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+
+def evaluate(
+    policy: Policy,
+    envs: VectorEnv[Any, Any, Any],
+    *,
+    n_problems: int = 500,
+    samples: int = 1,
+    seed: int = 0,
+    success: str = "correctness",
+    n_examples: int = 8,
+) -> Evaluation:
+    """Play ``n_problems`` problems, ``samples`` responses each.
+
+    The problems depend on ``seed``, the number of slots and the environment only, so two policies that are evaluated
+    alike face the same ones.
+
+    Args:
+        policy: Who plays, at its own temperature. Its random generator is seeded for this and put back afterwards.
+        envs: A vector environment whose number of slots is a multiple of ``samples``.
+        n_problems: Problems drawn.
+        samples: Responses to each.
+        seed: Of problems and sampling.
+        success: A response solved its problem if this part of the reward is above 0. An environment without that part:
+            if the episode return reaches 1.
+        n_examples: Episodes kept as text.
+    """
+    state = policy.generator.get_state()
+    policy.generator.manual_seed(seed)
+    try:
+        batch = collect(envs, policy, group_size=samples, n_groups=n_problems, seed=seed)
+    finally:
+        policy.generator.set_state(state)
+        policy.forget()
+    if success in batch.reward_components:
+        solved = batch.reward_components[success] > 0
+    else:
+        solved = batch.episode_returns >= 1.0 - 1e-9
+    by_problem = solved.reshape(n_problems, samples)
+    n_solved = by_problem.sum(axis=1)
+    reasons = Counter(batch.stop_reasons)
+    return Evaluation(
+        n_problems=n_problems,
+        samples=samples,
+        pass_at_1=float(solved.mean()),
+        interval=pass_interval(by_problem),
+        pass_at_k={k: pass_at_k(n_solved, samples, k) for k in _powers_of_two(samples)},
+        mean_return=float(batch.episode_returns.mean()),
+        mean_length=float(batch.response_mask.sum(axis=1).mean()),
+        reward_components={name: float(values.mean()) for name, values in batch.reward_components.items()},
+        stop_reasons={reason: count / len(batch) for reason, count in reasons.most_common()},
+        examples=[_as_text(policy, batch, row, bool(solved[row])) for row in _example_rows(batch, n_examples)],
+        seconds=batch.seconds,
+    )
+
+
+def pass_at_k(n_solved: npt.NDArray[np.int64], n_samples: int, k: int) -> float:
+    """Unbiased estimate of the chance that at least one of ``k`` responses is right, mean over problems.
+
+    ``1 - C(n - c, k) / C(n, k)`` for a problem with ``c`` of ``n`` responses right.
+
+    Args:
+        n_solved: ``(P,)``. ``c`` of each problem.
+        n_samples: ``n``.
+        k: From 1 to ``n``.
+
+    Raises:
+        ValueError: If ``k`` is out of bounds.
+
+    Example:
+        >>> pass_at_k(np.array([1]), n_samples=4, k=2)
+        0.5
+
+    Source: Chen et al., arXiv:2107.03374v2, eq. 1.
+    """
+    if not 1 <= k <= n_samples:
+        raise ValueError(f"Expected 1 <= k <= {n_samples} (the samples of each problem), actual: {k}.")
+    total = math.comb(n_samples, k)
+    return float(np.mean([1.0 - math.comb(n_samples - int(c), k) / total for c in n_solved]))
+
+
+def pass_interval(solved: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    """95 % interval of pass@1.
+
+    One response a problem: Wilson's score interval. Several: responses to one problem resemble one another, so the
+    problems' means are what varies, ``mean +- 1.96 std / sqrt(P)``, within [0, 1].
+
+    Args:
+        solved: ``(P, samples)`` bool.
+
+    Example:
+        >>> low, high = pass_interval(np.array([[True]] * 50 + [[False]] * 50))
+        >>> round(low, 3), round(high, 3)
+        (0.404, 0.596)
+
+    Source: Wilson, JASA 22 (1927); Miller, arXiv:2411.00640v1, section 2.2.
+    """
+    n, samples = solved.shape
+    mean = float(solved.mean())
+    if samples == 1 or n == 1:
+        n_all = solved.size
+        centre = (mean + _Z**2 / (2 * n_all)) / (1 + _Z**2 / n_all)
+        half = _Z / (1 + _Z**2 / n_all) * math.sqrt(mean * (1 - mean) / n_all + _Z**2 / (4 * n_all**2))
+    else:
+        centre = mean
+        half = _Z * float(solved.mean(axis=1).std(ddof=1)) / math.sqrt(n)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _powers_of_two(limit: int) -> list[int]:
+    return [2**i for i in range(limit.bit_length()) if 2**i <= limit]
+
+
+def _example_rows(batch: RolloutBatch, n: int) -> list[int]:
+    """The first response to each of the first ``n`` problems."""
+    return list(range(0, len(batch), batch.group_size))[:n]
+
+
+def _as_text(policy: Policy, batch: RolloutBatch, row: int, solved: bool) -> dict[str, Any]:
+    return {
+        "prompt": policy.text(batch.prompt_of(row)),
+        "response": policy.text(batch.response_of(row)),
+        "solved": solved,
+        "return": float(batch.episode_returns[row]),
+    }

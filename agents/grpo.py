@@ -1,0 +1,671 @@
+"""Group relative policy optimisation: algorithm 1 of DeepSeekMath, outcome supervision.
+
+Several responses are sampled for each problem; a response is as good as it is better than its group. No value function.
+
+Source: Shao et al., "DeepSeekMath", arXiv:2402.03300v3. ``eq.`` below are equations there.
+
+Departures:
+
+1. One iteration only: the reference policy is the initial policy throughout (the outer loop of algorithm 1 replaces it).
+2. The z-score divides by the standard deviation over the group plus 1e-4 (``advantages="mean"``: not at all).
+3. ``loss_average``: besides ``1/|o_i|`` for each response (eq. 3), all tokens alike, or a constant.
+4. Tokens that the environment wrote are part of the state, and of no sum.
+5. Groups whose returns are all equal have advantage 0; without a KL term they are left out of the forward pass.
+6. Dropout stays off, in sampling and in learning, so the first ratio is 1 up to rounding.
+
+Run ``python -m llmgym.agents.grpo --help`` for its options.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+from transformers import PreTrainedModel
+
+import llmgym  # noqa: F401  (registers the environments)
+from llmgym.agents.advantages import group_advantages, groups_with_signal
+from llmgym.agents.evaluation import Evaluation, evaluate
+from llmgym.agents.losses import approx_kl, clip_fraction, clipped_policy_loss, kl_to_ref
+from llmgym.agents.masking import average_tokens, masked_mean
+from llmgym.agents.metrics import MetricsLog
+from llmgym.agents.policies import Policy, PromptStates
+from llmgym.agents.progress import progress_line
+from llmgym.agents.rollouts import RolloutBatch, collect
+from llmgym.errors import InvalidOptionError
+
+_AGENT_FILE = "agent.json"
+
+#: Told of the agent and the metrics after each iteration; ``False`` stops the training.
+Callback = Callable[["GRPO", Mapping[str, Any]], bool | None]
+
+
+@dataclass(frozen=True)
+class GRPOConfig:
+    """Hyperparameters.
+
+    Attributes:
+        group_size: G, responses to each problem. More: steadier advantages, fewer problems. Usual: 4 to 64 (paper: 64).
+        problems_per_iteration: Problems posed before each update. More: steadier gradient, fewer updates. Usual: 16-512.
+        num_envs: Slots of the vector environment, a multiple of group_size. None: a slot for each response.
+        learning_rate: Step size of AdamW. Usual: 1e-6 for billions of parameters (paper), 1e-4 to 1e-3 for a million.
+        warmup_iterations: Iterations over which the learning rate rises from 0. More: a safer start. Usual: 0 to 20.
+        final_learning_rate: Share of the learning rate left at the end of the budget, falling linearly. 1: constant.
+        weight_decay: Of AdamW. Usual: 0 in reinforcement learning.
+        adam_betas: Of AdamW. A lower second one follows the gradient's scale faster. Usual: (0.9, 0.95 to 0.999).
+        max_grad_norm: Gradients longer than this are scaled down to it. Usual: 0.1 to 1.
+        n_epochs: Passes over a rollout (mu in the paper). More: more from each rollout, further off-policy. Usual: 1 to 4.
+        n_minibatches: Optimiser steps in each pass. More: further off-policy. Usual: 1 to 8.
+        microbatch_tokens: Padded tokens in one forward pass: memory and speed, never the result. None: 2048 on a CPU
+            (little padding, fits its caches), 32768 on a GPU.
+        clip_range: Where the ratio is clipped (epsilon of eq. 3). Usual: 0.1 to 0.2.
+        clip_range_high: The same above 1; higher lets rare tokens grow. None: clip_range. Usual: up to 0.28 (DAPO).
+        kl_coef: Weight of the KL penalty to the reference (beta of eq. 3). 0: no reference is kept. Usual: 0 to 0.04.
+        advantages: "z_score" (eq. of section 4.1.2) or "mean" (Dr. GRPO: hard and easy problems weigh as they are).
+        loss_average: "sequence" (eq. 3), "token" (DAPO: long responses weigh more) or "constant" (Dr. GRPO).
+        temperature: Of the policy, in sampling and learning. Higher: more exploration. Usual: 1.
+        seed: Of problems, sampling and minibatches.
+        log_dir: Folder of metrics.jsonl. None: no log.
+    """
+
+    group_size: int = 8
+    problems_per_iteration: int = 32
+    num_envs: int | None = None
+    learning_rate: float = 5e-4
+    warmup_iterations: int = 5
+    final_learning_rate: float = 1.0
+    weight_decay: float = 0.0
+    adam_betas: tuple[float, float] = (0.9, 0.99)
+    max_grad_norm: float = 1.0
+    n_epochs: int = 1
+    n_minibatches: int = 2
+    microbatch_tokens: int | None = None
+    clip_range: float = 0.2
+    clip_range_high: float | None = None
+    kl_coef: float = 0.0
+    advantages: Literal["z_score", "mean"] = "z_score"
+    loss_average: Literal["sequence", "token", "constant"] = "token"
+    temperature: float = 1.0
+    seed: int = 0
+    log_dir: str | None = "runs/grpo"
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot work."""
+        rules: dict[str, tuple[bool, str]] = {
+            "group_size": (self.group_size >= 2, ">= 2 (advantages compare responses to one problem)"),
+            "problems_per_iteration": (self.problems_per_iteration >= 1, ">= 1"),
+            "num_envs": (
+                self.num_envs is None or (self.num_envs > 0 and self.num_envs % self.group_size == 0),
+                f"a positive multiple of group_size={self.group_size}",
+            ),
+            "learning_rate": (self.learning_rate > 0, "> 0"),
+            "warmup_iterations": (self.warmup_iterations >= 0, ">= 0"),
+            "final_learning_rate": (0 <= self.final_learning_rate <= 1, "in [0, 1]"),
+            "max_grad_norm": (self.max_grad_norm > 0, "> 0"),
+            "n_epochs": (self.n_epochs >= 1, ">= 1"),
+            "n_minibatches": (
+                1 <= self.n_minibatches <= self.problems_per_iteration,
+                f"in [1, problems_per_iteration={self.problems_per_iteration}] (groups are not divided)",
+            ),
+            "microbatch_tokens": (self.microbatch_tokens is None or self.microbatch_tokens >= 1, ">= 1"),
+            "clip_range": (0 < self.clip_range < 1, "in (0, 1)"),
+            "clip_range_high": (self.clip_range_high is None or self.clip_range_high > 0, "> 0"),
+            "kl_coef": (self.kl_coef >= 0, ">= 0"),
+            "advantages": (self.advantages in ("z_score", "mean"), '"z_score" or "mean"'),
+            "loss_average": (
+                self.loss_average in ("sequence", "token", "constant"),
+                '"sequence", "token" or "constant"',
+            ),
+        }
+        for name, (holds, rule) in rules.items():
+            if not holds:
+                raise InvalidOptionError(f"Expected {name} to be {rule}, actual: {getattr(self, name)!r}. Change it.")
+
+
+class GRPO:
+    """A policy that learns by comparing its own responses.
+
+    Args:
+        policy: ``"tiny-reasoner"``, a folder, a hub name, a transformers model, or a :class:`Policy`.
+        env: Id of an environment, or a vector environment with token actions.
+        config: Hyperparameters; ``None``: the defaults.
+        env_kwargs: Keyword arguments of the environment, where ``env`` is an id.
+        **overrides: Fields of :class:`GRPOConfig` that differ from ``config``.
+
+    Example::
+
+        agent = GRPO("tiny-reasoner", "llmgym/MathReason-v0", group_size=8)
+        agent.learn(max_seconds=60)
+        print(agent.evaluate(n_problems=200))
+
+    Attributes:
+        n_timesteps: Tokens that the policy has written in training.
+        n_iterations: Rounds of collecting and updating.
+        env_seconds: Wall time spent inside the environment in training.
+        train_seconds: Wall time of training, evaluations by callbacks left out.
+    """
+
+    def __init__(
+        self,
+        policy: str | Path | PreTrainedModel | Policy,
+        env: str | VectorEnv[Any, Any, Any],
+        config: GRPOConfig | None = None,
+        *,
+        env_kwargs: Mapping[str, Any] | None = None,
+        **overrides: Any,
+    ) -> None:
+        self.config = replace(config or GRPOConfig(), **_known_fields(overrides))
+        self.policy = Policy.load(policy)
+        self.policy.temperature = self.config.temperature
+        self.policy.generator.manual_seed(self.config.seed)
+        self.env_kwargs = dict(env_kwargs or {})
+        if isinstance(env, str):
+            self.env_id: str | None = env
+            if isinstance(policy, (str, Path)) and env.split(":")[-1].startswith("llmgym/"):
+                self.env_kwargs.setdefault("tokenizer", str(policy))
+            n_responses = self.config.group_size * self.config.problems_per_iteration
+            self.envs = self._make_envs(self.config.num_envs or n_responses)
+        else:
+            self.envs = env
+            self.env_id = env.spec.id if env.spec is not None else None
+            if env.spec is not None:
+                self.env_kwargs = dict(env.spec.kwargs)
+        self.reference = self.policy.frozen_copy() if self.config.kl_coef > 0 else None
+        self.optimizer = _MixedPrecisionAdamW(self.policy.model.parameters(), self.config)
+        self.log = MetricsLog(self.config.log_dir)
+        self.n_timesteps = 0
+        self.n_iterations = 0
+        self.env_seconds = 0.0
+        self.train_seconds = 0.0
+        self._rng = np.random.default_rng(self.config.seed)
+        on_cpu = self.policy.device.type == "cpu"
+        self._microbatch_tokens = self.config.microbatch_tokens or (2048 if on_cpu else 32_768)
+
+    def _make_envs(self, num_envs: int, **changes: Any) -> VectorEnv[Any, Any, Any]:
+        assert self.env_id is not None
+        kwargs = self.env_kwargs | changes
+        if self.env_id.split(":")[-1].startswith("llmgym/"):
+            kwargs = {"autoreset_mode": "disabled"} | kwargs
+        return gym.make_vec(self.env_id, num_envs=num_envs, **kwargs)
+
+    # -- algorithm 1 -------------------------------------------------------------------------------------------------
+
+    def learn(
+        self,
+        total_timesteps: int | None = None,
+        max_seconds: float | None = None,
+        callback: Callback | None = None,
+        progress_bar: bool = True,
+    ) -> GRPO:
+        """Collect and update until a budget is spent.
+
+        Args:
+            total_timesteps: Environment steps (tokens written by the policy) to take in this call.
+            max_seconds: Wall time to spend in this call; time inside ``callback`` does not count.
+            callback: Called after each iteration with the agent and its metrics; returning ``False`` stops.
+            progress_bar: Whether to show a line of progress.
+
+        Raises:
+            InvalidOptionError: If neither budget is given.
+        """
+        if total_timesteps is None and max_seconds is None:
+            raise InvalidOptionError(
+                "Expected a budget, actual: neither total_timesteps nor max_seconds. Give at least one of them."
+            )
+        first_timestep, first_second = self.n_timesteps, self.train_seconds
+
+        def share_spent() -> float:
+            steps = (self.n_timesteps - first_timestep) / total_timesteps if total_timesteps else 0.0
+            return max(steps, (self.train_seconds - first_second) / max_seconds if max_seconds else 0.0)
+
+        with progress_line(progress_bar) as show:
+            while (share := share_spent()) < 1.0:
+                metrics = self.iterate(share)
+                show(share_spent(), metrics)
+                if callback is not None and callback(self, metrics) is False:
+                    break
+        return self
+
+    def iterate(self, budget_spent: float = 0.0) -> dict[str, Any]:
+        """One iteration of algorithm 1: sample groups, compare, update. Returns (and logs) its metrics."""
+        started = time.perf_counter()
+        # Lines 5-6: responses of the current policy, which is the old policy of the ratio. Line 7: their rewards.
+        batch = collect(
+            self.envs,
+            self.policy,
+            group_size=self.config.group_size,
+            n_groups=self.config.problems_per_iteration,
+            seed=int(self._rng.integers(2**31)),
+        )
+        # Lines 8-10: advantages, then the updates.
+        learning = self._update(batch, budget_spent)
+        seconds = time.perf_counter() - started
+        self.n_iterations += 1
+        self.n_timesteps += batch.n_timesteps
+        self.env_seconds += batch.env_seconds
+        self.train_seconds += seconds
+        metrics: dict[str, Any] = {
+            "iteration": self.n_iterations,
+            "timesteps": self.n_timesteps,
+            "seconds": self.train_seconds,
+            **_rollout_metrics(batch),
+            **learning,
+            "time/iteration": seconds,
+            "time/collect": batch.seconds,
+            "time/update": seconds - batch.seconds,
+            "time/env_share": self.env_seconds / self.train_seconds,
+            "time/tokens_per_second": batch.n_timesteps / seconds,
+            "time/collect_tokens_per_second": batch.n_timesteps / batch.seconds,
+        }
+        self.log.write(metrics)
+        return metrics
+
+    def _update(self, batch: RolloutBatch, budget_spent: float) -> dict[str, Any]:
+        config = self.config
+        returns = torch.as_tensor(batch.episode_returns).view(-1, config.group_size)  # (P, G)
+        teaches = groups_with_signal(returns).numpy()
+        data = _Tensors(batch, self.policy.device)
+        data.advantages = group_advantages(returns, normalization=config.advantages).float().view(-1).to(data.device)
+        if self.reference is not None:
+            data.ref_logprobs = self._reference_logprobs(data)
+        needed = teaches | (self.reference is not None)  # groups whose loss is not 0 throughout
+        self.optimizer.set_learning_rate(self._learning_rate(budget_spent))
+
+        totals: dict[str, list[float]] = {}
+        for epoch in range(config.n_epochs):
+            # Whole groups, so that a prompt is computed once for all its responses.
+            for number, groups in enumerate(np.array_split(self._rng.permutation(len(returns)), config.n_minibatches)):
+                step = self._step(data, groups, needed)
+                if not step:  # no group in it could teach anything
+                    continue
+                # Before the first optimiser step of the iteration, sampling and learning must agree: ratio 1.
+                error = step.pop("ratio_error")
+                totals.setdefault("train/first_ratio_error", [error])
+                for name, value in step.items():
+                    totals.setdefault(f"train/{name}", []).append(value)
+        metrics: dict[str, Any] = {name: float(np.mean(values)) for name, values in totals.items()}
+        metrics["train/groups_with_signal"] = float(teaches.mean())
+        metrics["train/learning_rate"] = self.optimizer.learning_rate
+        return metrics
+
+    def _step(self, data: _Tensors, groups: np.ndarray[Any, Any], needed: np.ndarray[Any, Any]) -> dict[str, float]:
+        """One optimiser step on the responses of ``groups``."""
+        config, size = self.config, self.config.group_size
+        rows = (groups[:, None] * size + np.arange(size)).reshape(-1)
+        n_tokens = int(data.n_chosen[rows].sum())
+        groups = groups[needed[groups]]
+        if len(groups) == 0:
+            return {}
+        self.optimizer.zero_grad()
+        prompt_ids, prompt_lengths = data.prompts(groups)
+        states = self.policy.prompt_states(prompt_ids, prompt_lengths)
+        leaves = states.detached()
+        sums = _Sums(n_tokens=int(data.n_chosen[np.isin(data.group, groups)].sum()))
+        for part in data.microbatches(groups, self._microbatch_tokens):
+            loss = self._loss(data, part, (prompt_ids, prompt_lengths, leaves), len(rows), n_tokens, sums)
+            loss.backward()  # type: ignore[no-untyped-call]
+        states.backward(leaves)
+        sums.values["grad_norm"] = self.optimizer.step()
+        return sums.values
+
+    def _loss(
+        self,
+        data: _Tensors,
+        part: _Microbatch,
+        prompts: tuple[torch.Tensor, torch.Tensor, PromptStates],
+        n_sequences: int,
+        n_tokens: int,
+        sums: _Sums,
+    ) -> torch.Tensor:
+        """This microbatch's share of eq. 3, negated."""
+        config = self.config
+        prompt_ids, prompt_lengths, leaves = prompts
+        mask, old_logprobs = data.response_mask[part.rows, : part.width], data.old_logprobs[part.rows, : part.width]
+        advantages = data.advantages[part.rows].unsqueeze(1).expand_as(old_logprobs)
+        logprobs, entropy = self.policy.logprobs(
+            prompt_ids,
+            prompt_lengths,
+            data.response_ids[part.rows, : part.width],
+            mask,
+            prompts=leaves,
+            prompt_index=part.prompt_index,
+            with_entropy=True,
+        )
+        clip = {"clip_range": config.clip_range, "clip_range_high": config.clip_range_high}
+        loss = clipped_policy_loss(logprobs, old_logprobs, advantages, **clip)  # type: ignore[arg-type]
+        if self.reference is not None:
+            penalty = kl_to_ref(logprobs, data.ref_logprobs[part.rows, : part.width])
+            loss = loss + config.kl_coef * penalty
+            sums.add("kl_to_ref", masked_mean(penalty.detach(), mask), mask)
+        total = average_tokens(
+            loss,
+            mask,
+            how=config.loss_average,
+            n_sequences=n_sequences,
+            n_tokens=n_tokens,
+            max_tokens=data.width_limit(self.envs),
+        )
+        with torch.no_grad():
+            assert entropy is not None
+            sums.values["loss"] = sums.values.get("loss", 0.0) + float(total)
+            sums.add("approx_kl", approx_kl(logprobs, old_logprobs, mask), mask)
+            sums.add("entropy", masked_mean(entropy, mask), mask)
+            sums.add("clip_fraction", clip_fraction(logprobs, old_logprobs, advantages, mask, **clip), mask)  # type: ignore[arg-type]
+            error = ((logprobs - old_logprobs).exp() - 1.0).abs().masked_fill(~mask, 0.0).max()
+            sums.values["ratio_error"] = max(sums.values.get("ratio_error", 0.0), float(error))
+        return total
+
+    @torch.no_grad()
+    def _reference_logprobs(self, data: _Tensors) -> torch.Tensor:
+        assert self.reference is not None
+        result = torch.zeros_like(data.old_logprobs)
+        groups = np.arange(len(data.group) // self.config.group_size)
+        prompt_ids, prompt_lengths = data.prompts(groups)
+        states = self.reference.prompt_states(prompt_ids, prompt_lengths)
+        for part in data.microbatches(groups, self._microbatch_tokens):
+            result[part.rows, : part.width], _ = self.reference.logprobs(
+                prompt_ids,
+                prompt_lengths,
+                data.response_ids[part.rows, : part.width],
+                data.response_mask[part.rows, : part.width],
+                prompts=states,
+                prompt_index=part.prompt_index,
+            )
+        return result
+
+    def _learning_rate(self, budget_spent: float) -> float:
+        warm = min(1.0, (self.n_iterations + 1) / (self.config.warmup_iterations + 1))
+        fall = 1.0 - (1.0 - self.config.final_learning_rate) * min(1.0, budget_spent)
+        return self.config.learning_rate * warm * fall
+
+    # -- evaluate, save, load ----------------------------------------------------------------------------------------
+
+    def evaluate(
+        self,
+        n_problems: int = 500,
+        samples: int = 1,
+        *,
+        temperature: float = 1.0,
+        split: str = "test",
+        seed: int = 0,
+        forbidden: Mapping[int, Sequence[int]] | None = None,
+        num_envs: int = 256,
+        **env_kwargs: Any,
+    ) -> Evaluation:
+        """Play held-out problems.
+
+        Args:
+            n_problems: Problems drawn from the split.
+            samples: Responses to each; more than one also gives pass@k.
+            temperature: Of the policy during this evaluation.
+            split: Of the environment's problems.
+            seed: The same seed poses the same problems.
+            forbidden: Token -> tokens that must not follow it, e.g. to force reasoning. ``None``: as in training.
+            num_envs: About how many slots play at once.
+            **env_kwargs: Further keyword arguments of the environment that differ from training.
+
+        Raises:
+            InvalidOptionError: If the agent was given a vector environment that names no id to make another one of.
+        """
+        if self.env_id is None:
+            raise InvalidOptionError(
+                "Expected an environment with an id, actual: a vector environment without spec. "
+                "Use llmgym.agents.evaluate(agent.policy, envs) with one for held-out problems."
+            )
+        blocks = min(n_problems, max(1, num_envs // samples))
+        envs = self._make_envs(blocks * samples, split=split, **env_kwargs)
+        try:
+            with self.policy.playing(temperature=temperature, forbidden=forbidden):
+                return evaluate(self.policy, envs, n_problems=n_problems, samples=samples, seed=seed)
+        finally:
+            envs.close()
+
+    def save(self, folder: str | Path) -> Path:
+        """Write model, tokenizer and settings to ``folder``, all or nothing: an old folder is replaced at the end.
+
+        The optimiser's state is not kept: an agent that was loaded goes on with a fresh one.
+        """
+        target = Path(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        try:
+            self.policy.save(draft)
+            settings = {
+                "algorithm": "grpo",
+                "env": self.env_id,
+                "env_kwargs": {k: v for k, v in self.env_kwargs.items() if k != "tokenizer"},
+                "config": asdict(self.config),
+                "n_timesteps": self.n_timesteps,
+                "n_iterations": self.n_iterations,
+                "train_seconds": self.train_seconds,
+                "env_seconds": self.env_seconds,
+            }
+            (draft / _AGENT_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+            draft.chmod(0o755)  # temporary folders are private
+            if target.exists():
+                old = Path(mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+                target.rename(old / "old")
+                draft.rename(target)
+                shutil.rmtree(old)
+            else:
+                draft.rename(target)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        return target
+
+    @classmethod
+    def load(cls, folder: str | Path, env: str | VectorEnv[Any, Any, Any] | None = None, **overrides: Any) -> GRPO:
+        """An agent as it was saved.
+
+        Args:
+            folder: What :meth:`save` wrote.
+            env: Another environment than the saved one; needed if that had no id.
+            **overrides: Fields of :class:`GRPOConfig` that differ from the saved ones.
+
+        Raises:
+            InvalidOptionError: If ``folder`` holds no agent.
+        """
+        file = Path(folder) / _AGENT_FILE
+        if not file.is_file():
+            raise InvalidOptionError(
+                f"Expected a folder written by GRPO.save, actual: {str(folder)!r} without {_AGENT_FILE}. Check the path."
+            )
+        saved = json.loads(file.read_text(encoding="utf-8"))
+        config = GRPOConfig(**(saved["config"] | {"adam_betas": tuple(saved["config"]["adam_betas"])}))
+        chosen = env if env is not None else saved["env"]
+        if chosen is None:
+            raise InvalidOptionError(
+                "Expected `env`, actual: None, and the saved agent was trained on an environment without an id. Pass one."
+            )
+        agent = cls(str(folder), chosen, config, env_kwargs=saved["env_kwargs"], **overrides)
+        agent.n_timesteps, agent.n_iterations = saved["n_timesteps"], saved["n_iterations"]
+        agent.train_seconds, agent.env_seconds = saved["train_seconds"], saved["env_seconds"]
+        return agent
+
+
+# -- the data of one update -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Microbatch:
+    """Rows of one forward pass."""
+
+    rows: torch.Tensor  # (b,)
+    prompt_index: torch.Tensor  # (b,) place of each row's group among the minibatch's groups
+    width: int  # tokens of the longest response among them
+
+
+class _Tensors:
+    """A rollout on the policy's device."""
+
+    def __init__(self, batch: RolloutBatch, device: torch.device) -> None:
+        self.device = device
+        self.batch = batch
+        self.group = np.arange(len(batch)) // batch.group_size
+        self.n_chosen = batch.response_mask.sum(axis=1)
+        self.response_ids = torch.as_tensor(batch.response_ids, device=device)
+        self.response_mask = torch.as_tensor(batch.response_mask, device=device)
+        self.old_logprobs = torch.as_tensor(batch.old_logprobs, device=device)
+        self.ref_logprobs = self.old_logprobs  # replaced where there is a reference
+        self.advantages = torch.zeros(len(batch), device=device)
+
+    def prompts(self, groups: np.ndarray[Any, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Prompts of ``groups``, padded right, and their lengths."""
+        rows = groups * self.batch.group_size
+        lengths = self.batch.prompt_lengths[rows]
+        ids = np.zeros((len(rows), int(lengths.max())), dtype=np.int64)
+        for place, row in enumerate(rows):
+            ids[place, : lengths[place]] = self.batch.prompt_of(int(row))
+        return torch.as_tensor(ids, device=self.device), torch.as_tensor(lengths, device=self.device)
+
+    def microbatches(self, groups: np.ndarray[Any, Any], max_tokens: int) -> Iterator[_Microbatch]:
+        """Responses of ``groups``, those of like length together, with at most ``max_tokens`` tokens and padding."""
+        size = self.batch.group_size
+        rows = (groups[:, None] * size + np.arange(size)).reshape(-1)
+        place = np.repeat(np.arange(len(groups)), size)
+        order = np.argsort(-self.batch.response_lengths[rows], kind="stable")
+        begin = 0
+        while begin < len(order):
+            width = int(self.batch.response_lengths[rows[order[begin]]])  # the longest comes first
+            part = order[begin : begin + max(1, max_tokens // width)]
+            begin += len(part)
+            yield _Microbatch(
+                torch.as_tensor(rows[part], device=self.device), torch.as_tensor(place[part], device=self.device), width
+            )
+
+    @staticmethod
+    def width_limit(envs: VectorEnv[Any, Any, Any]) -> int:
+        """A bound on response lengths that does not change between batches."""
+        space = envs.single_observation_space
+        assert isinstance(space, gym.spaces.Dict)
+        return int(space["input_ids"].shape[0])  # type: ignore[index]
+
+
+class _Sums:
+    """Means over the tokens of a minibatch, gathered microbatch by microbatch."""
+
+    def __init__(self, n_tokens: int) -> None:
+        self.n_tokens = max(n_tokens, 1)
+        self.values: dict[str, float] = {}
+
+    def add(self, name: str, mean: torch.Tensor, mask: torch.Tensor) -> None:
+        self.values[name] = self.values.get(name, 0.0) + float(mean) * int(mask.sum()) / self.n_tokens
+
+
+class _MixedPrecisionAdamW:
+    """AdamW that keeps float32 weights for a model in bfloat16, whose own would round most small steps away."""
+
+    def __init__(self, parameters: Iterator[torch.nn.Parameter], config: GRPOConfig) -> None:
+        self.parameters = [p for p in parameters if p.requires_grad]
+        self.masters = [p if p.dtype == torch.float32 else p.detach().float().requires_grad_() for p in self.parameters]
+        self.max_grad_norm = config.max_grad_norm
+        self.learning_rate = config.learning_rate
+        self.adam = torch.optim.AdamW(
+            self.masters, lr=config.learning_rate, betas=config.adam_betas, weight_decay=config.weight_decay
+        )
+
+    def set_learning_rate(self, value: float) -> None:
+        self.learning_rate = value
+        for group in self.adam.param_groups:
+            group["lr"] = value
+
+    def zero_grad(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def step(self) -> float:
+        """Clip, step, copy back; returns the gradient's norm before clipping."""
+        for parameter, master in zip(self.parameters, self.masters, strict=True):
+            if master is not parameter:
+                master.grad = None if parameter.grad is None else parameter.grad.float()
+        norm = float(torch.nn.utils.clip_grad_norm_(self.masters, self.max_grad_norm))
+        if not np.isfinite(norm):
+            raise FloatingPointError(
+                f"Expected a finite gradient, actual: norm {norm}. Lower the learning rate, or load an earlier save."
+            )
+        self.adam.step()
+        with torch.no_grad():
+            for parameter, master in zip(self.parameters, self.masters, strict=True):
+                if master is not parameter:
+                    parameter.copy_(master)
+        return norm
+
+
+def _rollout_metrics(batch: RolloutBatch) -> dict[str, Any]:
+    lengths = batch.response_mask.sum(axis=1)
+    return {
+        "rollout/return": float(batch.episode_returns.mean()),
+        "rollout/return_std": float(batch.episode_returns.std()),
+        "rollout/length": float(lengths.mean()),
+        "rollout/length_max": int(lengths.max()),
+        "rollout/terminated": float(batch.terminated.mean()),
+        "rollout/episodes": len(batch),
+        "rollout/dropped_episodes": batch.n_dropped,
+        **{f"reward/{name}": float(values.mean()) for name, values in batch.reward_components.items()},
+    }
+
+
+def _known_fields(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    known = [f.name for f in fields(GRPOConfig)]
+    for name in overrides:
+        if name not in known:
+            raise InvalidOptionError(f"Expected a field of GRPOConfig ({', '.join(known)}), actual: {name!r}.")
+    return dict(overrides)
+
+
+# -- command line -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TrainOptions(GRPOConfig):
+    """Train a model with GRPO on an environment, evaluate it on held-out problems, save it.
+
+    Attributes:
+        policy: "tiny-reasoner", a folder or a hub name.
+        env: Id of the environment.
+        env_kwargs: Keyword arguments of the environment, as JSON.
+        total_timesteps: Tokens to write in training. None: no such bound.
+        max_seconds: Wall time of training.
+        eval_problems: Held-out problems before and after. 0: no evaluation.
+        save_dir: Where the trained agent goes. None: nowhere.
+    """
+
+    policy: str = "tiny-reasoner"
+    env: str = "llmgym/MathReason-v0"
+    env_kwargs: str = "{}"
+    total_timesteps: int | None = None
+    max_seconds: float | None = 300.0
+    eval_problems: int = 200
+    save_dir: str | None = None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """``python -m llmgym.agents.grpo``."""
+    import tyro
+
+    options = tyro.cli(TrainOptions, args=arguments, description=TrainOptions.__doc__)
+    config = GRPOConfig(**{f.name: getattr(options, f.name) for f in fields(GRPOConfig)})
+    agent = GRPO(options.policy, options.env, config, env_kwargs=json.loads(options.env_kwargs))
+    if options.eval_problems:
+        print("before:", agent.evaluate(options.eval_problems))
+    agent.learn(options.total_timesteps, options.max_seconds)
+    share = 100 * agent.env_seconds / max(agent.train_seconds, 1e-9)
+    print(f"{agent.n_timesteps} tokens in {agent.train_seconds:.1f} s, {share:.1f} % of them in the environment")
+    if options.eval_problems:
+        print("after: ", agent.evaluate(options.eval_problems))
+    if options.save_dir is not None:
+        print("saved:", agent.save(options.save_dir))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""Copy the digits: a task that any agent learns within a minute, to see whether the agent works at all."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import product
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from llmgym.core import LanguageEnv
+from llmgym.errors import InvalidOptionError
+from llmgym.rewards.base import Reward
+from llmgym.rewards.stack import REWARDS
+from llmgym.tasks import Problem, question_hash
+from llmgym.tokenizers import Tokenizer
+from llmgym.vector import LanguageVectorEnv
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from llmgym.transcript import Transcript
+
+#: One question in this many belongs to the test split.
+TEST_SHARE = 8
+
+
+@dataclass(frozen=True)
+class CopyTask:
+    """Sequences of digits, each with the same chance.
+
+    Args:
+        n_digits: How long the sequences are.
+        n_symbols: How many different digits occur, from 2 to 10.
+        split: ``"train"``, ``"test"`` or ``"all"``. A hash of the sequence decides, so the two cannot overlap.
+    """
+
+    n_digits: int = 3
+    n_symbols: int = 5
+    split: str = "train"
+    replies: ClassVar[bool] = False
+    _problems: tuple[Problem, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """List the problems: there are few."""
+        if not 1 <= self.n_digits <= 5:
+            raise InvalidOptionError(f"Expected `n_digits` in [1, 5], actual: {self.n_digits}. Choose one of them.")
+        if not 2 <= self.n_symbols <= 10:
+            raise InvalidOptionError(f"Expected `n_symbols` in [2, 10], actual: {self.n_symbols}. Choose one of them.")
+        if self.split not in ("train", "test", "all"):
+            raise InvalidOptionError(
+                f"Expected `split` among 'train', 'test', 'all', actual: {self.split!r}. Choose one of them."
+            )
+        sequences = ["".join(digits) for digits in product("0123456789"[: self.n_symbols], repeat=self.n_digits)]
+        chosen = [sequence for sequence in sequences if self.split in ("all", _split_of(sequence))]
+        if not chosen:
+            raise InvalidOptionError(
+                f"Expected at least one problem in the {self.split} split, actual: none of {len(sequences)}. "
+                "Raise `n_digits` or `n_symbols`."
+            )
+        problems = tuple(Problem(digits, digits, f"copy:{digits}", family="copy", level=1) for digits in chosen)
+        object.__setattr__(self, "_problems", problems)
+
+    def sample(self, rng: np.random.Generator) -> Problem:
+        """Draw one sequence."""
+        return self._problems[int(rng.integers(len(self._problems)))]
+
+    def reply(self, problem: Problem, transcript: Transcript) -> str | None:
+        """Nobody answers."""
+        return None
+
+
+def _split_of(sequence: str) -> str:
+    return "test" if int.from_bytes(question_hash(sequence)[:8], "big") % TEST_SHARE == 0 else "train"
+
+
+class CopiedReward(Reward):
+    """Share of the sequence that the response starts with; nothing for what follows a mistake."""
+
+    name = "copied"
+
+    def score(self, transcript: Transcript) -> float:
+        """Digits copied before the first mistake, divided by all of them; a longer response counts as a mistake."""
+        wanted, response = transcript.problem.reference_answer, transcript.response
+        n_right = 0
+        while n_right < min(len(wanted), len(response)) and wanted[n_right] == response[n_right]:
+            n_right += 1
+        too_long = len(response) > len(wanted)
+        return max(n_right - too_long, 0) / len(wanted)
+
+
+REWARDS.setdefault(CopiedReward.name, CopiedReward)
+
+
+@lru_cache(maxsize=16)
+def copy_tokenizer(n_symbols: int = 5) -> Tokenizer:
+    """One token a digit, ``=``, an end token, padding, and one for everything else: few enough to try all of them."""
+    pieces = ["<pad>", "<eos>", "<unk>", "=", *"0123456789"[:n_symbols]]
+    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    description: dict[str, Any] = {
+        "version": "1.0",
+        "added_tokens": [{"id": i, "content": pieces[i]} | special for i in range(3)],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "[\\s\\S]"}, "behavior": "Isolated", "invert": False},
+        "post_processor": None,
+        "decoder": {"type": "Fuse"},
+        "model": {
+            "type": "WordLevel",
+            "vocab": {piece: i for i, piece in enumerate(pieces)},
+            "unk_token": "<unk>",
+        },
+    }
+    return Tokenizer.from_json(json.dumps(description), eos_token="<eos>", pad_token="<pad>")
+
+
+def _defaults(n_digits: int, n_symbols: int, options: dict[str, Any]) -> dict[str, Any]:
+    """What this environment sets differently from ``EnvOptions``, where the caller says nothing."""
+    return {
+        "tokenizer": copy_tokenizer(n_symbols),
+        "prompt_template": "{question}=",
+        "max_prompt_tokens": n_digits + 1,
+        "max_new_tokens": n_digits + 1,
+        "rewards": {CopiedReward.name: 1.0},
+    } | options
+
+
+class CopyEnv(LanguageEnv):
+    """Write the given digits once more.
+
+    ## Description
+    The prompt is a short sequence of digits and ``=``. The agent copies the digits, then writes the end token. Small
+    enough for algorithms that know nothing of language, and a first test for those that do.
+
+    ## Action Space
+    ``Discrete(4 + n_symbols)``: padding, the end token, a token for everything unknown, ``=`` and the digits. With
+    ``action_unit="step"`` or ``"response"``, a text.
+
+    ## Observation Space
+    ``Dict`` of ``input_ids`` (int32) and ``attention_mask`` (int8), both ``(max_prompt_tokens + max_new_tokens,)``, padded
+    on the right. With text actions, the text so far.
+
+    ## Starting State
+    A sequence, each of the split with the same chance.
+
+    ## Rewards
+    ``copied``: at the end, the share of digits that were right before the first mistake.
+
+    ## Episode End
+    Terminated by the end token; truncated after ``max_new_tokens`` tokens.
+
+    ## Information
+    ``reset``: ``problem_id``, ``family``, ``level``, ``language``. ``step``: ``reward_components``, and at the end
+    ``stop_reason``.
+
+    ## Arguments
+    ``n_digits``, ``n_symbols``, ``split``: see :class:`CopyTask`. All others: see :class:`llmgym.core.EnvOptions`.
+
+    ## Version History
+    v0: first version.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_digits: int = 3,
+        n_symbols: int = 5,
+        split: str = "train",
+        render_mode: str | None = None,
+        **options: Any,
+    ) -> None:
+        task = CopyTask(n_digits, n_symbols, split)
+        super().__init__(task, render_mode=render_mode, **_defaults(n_digits, n_symbols, options))
+
+
+class CopyVectorEnv(LanguageVectorEnv):
+    """Many :class:`CopyEnv` in one, with the same arguments."""
+
+    def __init__(
+        self, num_envs: int = 1, *, n_digits: int = 3, n_symbols: int = 5, split: str = "train", **options: Any
+    ) -> None:
+        task = CopyTask(n_digits, n_symbols, split)
+        super().__init__(task, num_envs, **_defaults(n_digits, n_symbols, options))

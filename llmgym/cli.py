@@ -1,0 +1,291 @@
+"""The command ``llmgym``: ``list`` | ``play`` | ``train`` | ``eval``.
+
+Options are read off the dataclasses and signatures that the classes take, so nothing is declared twice. Each command
+imports what it needs when it runs: ``llmgym list`` loads no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+
+from llmgym.errors import InvalidOptionError, LLMGymError, missing_extra, unknown_name
+from llmgym.play import DEFAULT_ENV, PlayOptions, in_colour, paint, parse_keywords, play
+from llmgym.registration import ENVIRONMENTS
+
+if TYPE_CHECKING:
+    from llmgym.agents.evaluation import Evaluation
+    from llmgym.agents.grpo import GRPO
+
+USAGE = """\
+usage: llmgym COMMAND [OPTIONS]
+
+  llmgym list             the environments, with what they test
+  llmgym play [ENV]       watch an episode unfold, or write it yourself (--policy human)
+  llmgym train grpo       train a model
+  llmgym eval PATH        accuracy of a trained agent, or of any model, on held-out problems
+
+`llmgym COMMAND --help` shows the options of a command.
+"""
+
+Options = TypeVar("Options")
+
+
+# --- list, play ------------------------------------------------------------------------------------------------------
+
+
+def run_list(arguments: Sequence[str]) -> None:
+    """Show the registered environments, with what they test."""
+    if arguments:
+        raise InvalidOptionError(f"Expected no argument after `llmgym list`, actual: {arguments[0]!r}. Leave it out.")
+    width = max(map(len, ENVIRONMENTS))
+    for env_id, (entry_point, _) in sorted(ENVIRONMENTS.items()):
+        print(f"{paint(env_id.ljust(width), '1')}  {_summary(entry_point)}")
+
+
+def _summary(entry_point: str) -> str:
+    """First line of the docstring of ``module:Class``."""
+    module, _, name = entry_point.partition(":")
+    doc = inspect.getdoc(getattr(importlib.import_module(module), name)) or ""
+    return doc.partition("\n")[0]
+
+
+def run_play(arguments: Sequence[str]) -> None:
+    """Show an episode as it unfolds."""
+    play(parse(PlayOptions, arguments, "play", positional="env"))
+
+
+# --- train -----------------------------------------------------------------------------------------------------------
+
+
+def run_train(arguments: Sequence[str]) -> None:
+    """Train a model: ``llmgym train grpo``."""
+    algorithm = arguments[0] if arguments else None
+    if algorithm in ("-h", "--help"):
+        print("usage: llmgym train grpo [OPTIONS]\n\n`llmgym train grpo --help` shows the options.")
+        return
+    if algorithm != "grpo":
+        raise unknown_name("an algorithm", algorithm, ["grpo"])
+    grpo = _agents("llmgym.agents.grpo")
+    options = parse(grpo.TrainOptions, arguments[1:], "train grpo")
+    config = grpo.GRPOConfig(**{f.name: getattr(options, f.name) for f in dataclasses.fields(grpo.GRPOConfig)})
+    agent: GRPO = grpo.GRPO(options.policy, options.env, config, env_kwargs=parse_keywords([options.env_kwargs]))
+    if options.eval_problems:
+        print(f"before: {agent.evaluate(options.eval_problems)}")
+    with _watch(f"grpo · {options.policy} · {options.env}", options.total_timesteps, options.max_seconds) as watch:
+        agent.learn(options.total_timesteps, options.max_seconds, callback=watch, progress_bar=False)
+    share = 100 * agent.env_seconds / max(agent.train_seconds, 1e-9)
+    print(f"{agent.n_timesteps:,} tokens in {agent.train_seconds:.1f} s, {share:.1f} % of it in the environment")
+    if options.eval_problems:
+        print(f"after:  {agent.evaluate(options.eval_problems)}")
+    if options.save_dir is not None:
+        print(f"saved:  {agent.save(options.save_dir)}")
+
+
+#: Rows of the live view, beside the reward parts: name -> name among the metrics.
+_CURVES = {
+    "return": "rollout/return",
+    "tokens a response": "rollout/length",
+    "ended by itself": "rollout/terminated",
+    "entropy": "train/entropy",
+    "groups with signal": "train/groups_with_signal",
+}
+
+
+@contextmanager
+def _watch(
+    title: str, total_timesteps: int | None, max_seconds: float | None
+) -> Iterator[Callable[[Any, Mapping[str, Any]], None]]:
+    """Something to call after each iteration: a live view on a terminal, a line an iteration elsewhere."""
+    if not in_colour():
+        yield lambda agent, metrics: print(_plain_line(metrics), flush=True)
+        return
+    from rich.live import Live
+
+    rows: list[Mapping[str, Any]] = []
+    with Live(refresh_per_second=4) as live:
+
+        def show(agent: Any, metrics: Mapping[str, Any]) -> None:
+            rows.append(metrics)
+            steps = metrics["timesteps"] / total_timesteps if total_timesteps else 0.0
+            seconds = metrics["seconds"] / max_seconds if max_seconds else 0.0
+            live.update(_live_view(title, rows, min(1.0, max(steps, seconds))))
+
+        yield show
+
+
+def _plain_line(metrics: Mapping[str, Any]) -> str:
+    parts = "  ".join(f"{name[7:]} {value:.3f}" for name, value in metrics.items() if name.startswith("reward/"))
+    return (
+        f"iteration {metrics['iteration']:4}  {metrics['seconds']:6.1f} s  return {metrics['rollout/return']:.3f}  "
+        f"{parts}  length {metrics['rollout/length']:5.1f}  {metrics['time/tokens_per_second']:,.0f} tokens/s"
+    )
+
+
+def _live_view(title: str, rows: Sequence[Mapping[str, Any]], spent: float) -> Any:
+    """Budget above, a curve for each number below."""
+    from rich.console import Group
+    from rich.panel import Panel
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
+    now = rows[-1]
+    names = _CURVES | {f"  {key[7:]}": key for key in now if key.startswith("reward/")}
+    table = Table.grid(padding=(0, 2))
+    for label, key in sorted(names.items(), key=lambda item: (item[1] != "rollout/return", item[1][0] != "r", item[1])):
+        values = [float(row[key]) for row in rows if key in row]
+        if values:
+            table.add_row(label, f"[green]{sparkline(values, 48)}[/]", f"{values[-1]:.3g}")
+    head = (
+        f"iteration {now['iteration']}   {now['seconds']:.0f} s   {now['timesteps']:,} tokens   "
+        f"{now['time/tokens_per_second']:,.0f} tokens/s   environment {100 * now['time/env_share']:.1f} %"
+    )
+    return Panel(Group(ProgressBar(total=1.0, completed=spent), head, "", table), title=title, title_align="left")
+
+
+def sparkline(values: Sequence[float], columns: int) -> str:
+    """A curve of at most ``columns`` characters; each is the mean of a like number of values.
+
+    Example:
+        >>> sparkline([0.0, 1.0, 2.0, 3.0], 8)
+        '▁▃▆█'
+    """
+    marks = "▁▂▃▄▅▆▇█"
+    finite = [value for value in values if value == value]  # NaN: no number in that iteration
+    if not finite:
+        return ""
+    n = min(columns, len(finite))
+    cuts = [round(i * len(finite) / n) for i in range(n + 1)]
+    means = [sum(finite[a:b]) / (b - a) for a, b in pairwise(cuts)]
+    low, high = min(means), max(means)
+    return "".join(marks[round((m - low) / (high - low) * 7) if high > low else 0] for m in means)
+
+
+# --- eval ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """Accuracy on held-out problems.
+
+    Attributes:
+        path: The folder of a trained agent; or tiny-reasoner, the folder or hub name of a model.
+        env: Id of an environment; none: the one of the training.
+        env_kwargs: Keyword arguments of the environment that differ: name=value, or one JSON object.
+        examples: Responses to show.
+    """
+
+    path: str
+    env: str | None = None
+    env_kwargs: tuple[str, ...] = ()
+    examples: int = 2
+
+
+def run_eval(arguments: Sequence[str]) -> None:
+    """Measure a trained agent, or any model, on held-out problems."""
+    agents = _agents("llmgym.agents.grpo")
+    of_method = _keyword_fields(agents.GRPO.evaluate)
+    kind: Any = dataclasses.make_dataclass("EvalOptions", of_method, bases=(EvalOptions,), frozen=True)
+    kind.__doc__ = EvalOptions.__doc__
+    options = parse(kind, arguments, "eval", positional="path")
+    env_kwargs = parse_keywords(options.env_kwargs)
+    if (Path(options.path) / "agent.json").is_file():
+        agent: GRPO = agents.GRPO.load(options.path, options.env)
+    else:
+        agent = agents.GRPO(options.path, options.env or DEFAULT_ENV, env_kwargs=env_kwargs)
+    chosen = {name: getattr(options, name) for name, _, _ in of_method}
+    _print_evaluation(agent.evaluate(**chosen, **env_kwargs), options.examples)
+
+
+def _print_evaluation(result: Evaluation, n_examples: int) -> None:
+    low, high = result.interval
+    rows = [("pass@1", f"{100 * result.pass_at_1:.1f} %   95 % interval {100 * low:.1f} to {100 * high:.1f}")]
+    rows += [(f"pass@{k}", f"{100 * value:.1f} %") for k, value in result.pass_at_k.items() if k > 1]
+    rows += [(f"reward {name}", f"{value:.3f}") for name, value in result.reward_components.items()]
+    rows += [("return", f"{result.mean_return:.3f}"), ("tokens a response", f"{result.mean_length:.1f}")]
+    rows += [(f"ended: {name}", f"{100 * share:.1f} %") for name, share in sorted(result.stop_reasons.items())]
+    rows += [("problems", f"{result.n_problems}, {result.samples} responses each, {result.seconds:.1f} s")]
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        print(f"{paint(name.ljust(width), '1')}  {value}")
+    for example in result.examples[:n_examples]:
+        print(f"\n{'solved' if example['solved'] else 'not solved'}, return {example['return']:.2f}")
+        print(paint(example["prompt"].strip(), "38;5;110"))
+        print(example["response"])
+
+
+# --- Arguments -------------------------------------------------------------------------------------------------------
+
+
+def _agents(module: str) -> Any:
+    """A module of agents, or the error that names the extra."""
+    loaded = importlib.import_module(module)
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # of the loading of weights
+    return loaded
+
+
+def _keyword_fields(method: Callable[..., Any]) -> list[tuple[str, Any, Any]]:
+    """Dataclass fields from a method's keyword arguments with plain defaults; their help from its docstring."""
+    import tyro
+    from docstring_parser import parse as parse_docstring
+
+    hints = get_type_hints(method)
+    helps = {p.arg_name: p.description or "" for p in parse_docstring(method.__doc__ or "").params}
+    return [
+        (name, Annotated[hints[name], tyro.conf.arg(help=helps.get(name, ""))], dataclasses.field(default=p.default))
+        for name, p in inspect.signature(method).parameters.items()
+        if isinstance(p.default, (int, float, str))
+    ]
+
+
+def parse(options: type[Options], arguments: Sequence[str], command: str, positional: str = "") -> Options:
+    """Options from the command line.
+
+    Args:
+        options: A dataclass: a field is an option, its docstring the help.
+        arguments: What follows the command.
+        command: Name of the command, for the usage line.
+        positional: The field that a leading argument without a dash sets.
+    """
+    try:
+        import tyro
+    except ImportError as error:
+        raise missing_extra("tyro", "agents") from error
+    words = list(arguments)
+    if positional and words and not words[0].startswith("-"):
+        words.insert(0, f"--{positional}")
+    return tyro.cli(options, args=words, prog=f"llmgym {command}")
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "list": run_list,
+    "play": run_play,
+    "train": run_train,
+    "eval": run_eval,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; a mistake of the user's ends it with a message."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return
+    try:
+        if words[0] not in COMMANDS:
+            raise unknown_name("a command", words[0], COMMANDS)
+        COMMANDS[words[0]](words[1:])
+    except LLMGymError as error:
+        sys.exit(f"llmgym: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

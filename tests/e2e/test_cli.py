@@ -1,0 +1,165 @@
+"""The command line, with tiny settings."""
+
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+
+from llmgym.cli import main, sparkline
+from llmgym.play import parse_keywords
+
+EASY = ["--env-kwargs", "level=1", "language=en", "max_new_tokens=24"]
+
+
+def run(capsys, *arguments: str) -> str:
+    main(arguments)
+    return capsys.readouterr().out
+
+
+def fail(*arguments: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    return str(stop.value)
+
+
+def type_in(monkeypatch, text: str) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+
+
+def test_list_shows_each_environment_and_loads_no_torch():
+    code = "import sys; from llmgym.cli import main; main(['list']); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(maxsplit=1) for line in done.stdout.splitlines()]
+    assert {"llmgym/MathReason-v0", "llmgym/Copy-v0"} <= {row[0] for row in rows}
+    assert all(len(row) == 2 for row in rows)  # each says what it tests
+
+
+def test_usage_names_every_command(capsys):
+    text = run(capsys)
+    assert all(f"llmgym {command}" in text for command in ("list", "play", "train", "eval"))
+
+
+def test_play_shows_tokens_probabilities_and_the_end(capsys):
+    pytest.importorskip("torch")
+    text = run(capsys, "play", "llmgym/MathReason-v0", "--seed", "1", "--top-k", "2", *EASY)
+    assert "MathReason-v0 · tiny-reasoner · token actions · seed 1" in text
+    assert "   1  " in text
+    assert "stop reason" in text
+    assert "reference answer" in text
+    assert text == run(capsys, "play", "--seed", "1", "--top-k", "2", *EASY)  # the same seed, the same episode
+
+
+@pytest.mark.parametrize("unit", ["step", "response"])
+def test_a_model_plays_text_actions(capsys, unit):
+    pytest.importorskip("torch")
+    assert "stop reason" in run(capsys, "play", "--action-unit", unit, "--seed", "2", *EASY)
+
+
+def test_a_person_types_reasoning_steps_and_sees_what_they_earn(capsys, monkeypatch):
+    type_in(monkeypatch, "<think>\n1+1=2\n1+1=3\n</think><answer>7</answer><eos>\n")
+    rewards = 'rewards={"process": 0.25}'
+    text = run(capsys, "play", "--policy", "human", "--action-unit", "step", "--env-kwargs", rewards)
+    assert "process +0.25" in text
+    assert "return +0.25" in text
+    assert "stop reason       end_token" in text
+
+
+def test_a_person_types_tokens(capsys, monkeypatch):
+    type_in(monkeypatch, "12\n\n<eos>\n")
+    text = run(capsys, "play", "--policy", "human")
+    assert "stop reason       end_token, after 4 tokens" in text  # 1, 2, the line break, the end
+
+
+def test_a_person_types_a_response_of_several_lines(capsys, monkeypatch):
+    type_in(monkeypatch, "<think>a\nb</think>\n\n")
+    text = run(capsys, "play", "--policy", "human", "--action-unit", "response")
+    assert "<think>a\nb</think><eos>" in text
+
+
+def test_play_ends_with_the_input(capsys, monkeypatch):
+    type_in(monkeypatch, "1\n")
+    assert "no more input" in run(capsys, "play", "--policy", "human")
+
+
+def test_train_then_eval(capsys, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    small = ["--group-size", "2", "--problems-per-iteration", "2", "--n-minibatches", "1", "--log-dir", "None"]
+    kwargs = json.dumps({"level": 1, "language": "en", "max_new_tokens": 8})
+    budget = ["--total-timesteps", "20", "--max-seconds", "None", "--eval-problems", "0"]
+    text = run(capsys, "train", "grpo", *small, *budget, "--env-kwargs", kwargs, "--save-dir", "agent")
+    assert "iteration    1" in text
+    assert "% of it in the environment" in text
+    assert (tmp_path / "agent" / "agent.json").is_file()
+
+    text = run(capsys, "eval", "agent", "--n-problems", "3", "--samples", "2", "--examples", "1")
+    assert "pass@1" in text
+    assert "pass@2" in text
+    assert "3, 2 responses each" in text
+    assert text.count("solved, return") == 1
+
+
+def test_options_come_from_the_classes(capsys):
+    pytest.importorskip("torch")
+    from dataclasses import fields
+
+    from llmgym.agents.grpo import GRPOConfig
+
+    with pytest.raises(SystemExit):
+        main(["train", "grpo", "--help"])
+    text = capsys.readouterr().out
+    assert all(f"--{field.name.replace('_', '-')}" in text for field in fields(GRPOConfig))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["lst"], "Expected a command among: .* Did you mean 'list'"),
+        (["list", "all"], "Expected no argument"),
+        (["play", "llmgym/MathReason-v9"], "Expected an environment among: .* Did you mean 'llmgym/MathReason-v0'"),
+        (["play", "--policy", "human", "--env-kwargs", "levle"], "Expected environment keywords as name=value"),
+        (["play", "--policy", "human", "--env-kwargs", "level=99"], "Expected .*99"),
+        (["train", "gpro"], "Expected an algorithm among: grpo; .* Did you mean 'grpo'"),
+        (["train"], "Expected an algorithm among: grpo"),
+    ],
+)
+def test_mistakes_end_with_a_message(arguments, message):
+    import re
+
+    assert re.search(message, fail(*arguments))
+
+
+def test_keywords():
+    assert parse_keywords(["level=2", "language=en", "families=[1]"]) == {"level": 2, "language": "en", "families": [1]}
+    assert parse_keywords(['{"a": 1}', "a=null"]) == {"a": None}
+
+
+def test_sparkline():
+    assert sparkline([1.0, 1.0], 5) == "▁▁"
+    assert sparkline([0.0, 0.0, 7.0, 7.0], 2) == "▁█"
+    assert sparkline([float("nan")], 5) == ""
+
+
+def test_the_live_view_draws_every_reward_part():
+    rich = pytest.importorskip("rich.console")
+    from llmgym.cli import _live_view
+
+    row = {
+        "iteration": 1,
+        "seconds": 2.0,
+        "timesteps": 300,
+        "time/tokens_per_second": 150.0,
+        "time/env_share": 0.02,
+        "rollout/return": 0.5,
+        "reward/format": 0.25,
+    }
+    console = rich.Console(width=100, file=io.StringIO(), record=True)
+    console.print(_live_view("title", [row, row | {"rollout/return": 0.75}], 0.5))
+    text = console.export_text()
+    assert "title" in text
+    assert "▁█" in text
+    assert "0.75" in text
+    assert "format" in text

@@ -1,0 +1,36 @@
+"""What importing and using an environment may load."""
+
+import subprocess
+import sys
+
+HEAVY = ("torch", "transformers", "sympy", "rich", "matplotlib", "PIL", "datasets", "jinja2", "huggingface_hub", "pandas")
+
+USE = """
+import gymnasium, llmgym
+for unit, action in (("token", 5), ("response", "<answer>1</answer>")):
+    env = gymnasium.make("llmgym/MathReason-v0", action_unit=unit, rewards={"correctness": 1.0, "format": 0.1, "process": 0.1})
+    env.reset(seed=0)
+    env.step(action)
+envs = gymnasium.make_vec("llmgym/MathReason-v0", num_envs=2)
+envs.reset(seed=0)
+envs.step([5, 5])
+"""
+
+
+def loaded_after(code: str) -> set[str]:
+    """Top-level modules that a fresh interpreter has loaded after running ``code``."""
+    code += "\nimport sys; print('|'.join(sorted({name.partition('.')[0] for name in sys.modules})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.strip().splitlines()[-1].split("|"))
+
+
+def test_importing_llmgym_adds_nothing_heavy_to_gymnasium() -> None:
+    added = loaded_after("import llmgym") - loaded_after("import gymnasium")
+    assert "llmgym" in added
+    assert not added & {*HEAVY, "tokenizers"}
+
+
+def test_making_stepping_and_judging_load_neither_torch_nor_transformers() -> None:
+    added = loaded_after(USE) - loaded_after("import gymnasium")
+    assert "tokenizers" in added
+    assert not added & set(HEAVY)
