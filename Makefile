@@ -31,8 +31,8 @@ $(READY): requirements/torch.txt requirements/dev.txt pyproject.toml
 	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: $(READY) ## Train the shipped model with GRPO and show what it learned (5 to 10 minutes on 2 cores)
-	@$(BIN)/python examples/06_grpo.py
+demo: $(READY) ## Train the shipped model with GRPO and show what it learned (about 12 minutes on 2 cores)
+	@$(BIN)/python benchmarks/main_job.py
 
 test: $(READY) ## Run the quick tests: offline, no GPU
 	@$(PYTEST) -n $(JOBS) -q

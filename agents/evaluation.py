@@ -52,8 +52,8 @@ class Evaluation:
         low, high = self.interval
         more = "".join(f", pass@{k} {100 * v:.1f} %" for k, v in self.pass_at_k.items() if k > 1)
         return (
-            f"pass@1 {100 * self.pass_at_1:.1f} % [{100 * low:.1f}, {100 * high:.1f}]{more} on {self.n_problems} problems "
-            f"x {self.samples}; {self.mean_length:.1f} tokens a response"
+            f"pass@1 {100 * self.pass_at_1:.1f} % [{100 * low:.1f}, {100 * high:.1f}]{more} on "
+            f"{self.n_problems} problems x {self.samples}; {self.mean_length:.1f} tokens a response"
         )
 
     def to_dict(self) -> dict[str, Any]:

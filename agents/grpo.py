@@ -6,7 +6,7 @@ Source: Shao et al., "DeepSeekMath", arXiv:2402.03300v3. ``eq.`` below are equat
 
 Departures:
 
-1. One iteration only: the reference policy is the initial policy throughout (the outer loop of algorithm 1 replaces it).
+1. One iteration only: the reference policy is the initial policy throughout (the paper's outer loop replaces it).
 2. The z-score divides by the standard deviation over the group plus 1e-4 (``advantages="mean"``: not at all).
 3. ``loss_average``: besides ``1/|o_i|`` for each response (eq. 3), all tokens alike, or a constant.
 4. Tokens that the environment wrote are part of the state, and of no sum.
@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from tempfile import mkdtemp
@@ -39,9 +39,12 @@ from llmgym.agents.evaluation import Evaluation, evaluate
 from llmgym.agents.losses import approx_kl, clip_fraction, clipped_policy_loss, kl_to_ref
 from llmgym.agents.masking import average_tokens, masked_mean
 from llmgym.agents.metrics import MetricsLog
-from llmgym.agents.policies import Policy, PromptStates
+from llmgym.agents.minibatches import Microbatch, RolloutTensors
+from llmgym.agents.optimizers import MixedPrecisionAdamW
+from llmgym.agents.policies import Policy
 from llmgym.agents.progress import progress_line
-from llmgym.agents.rollouts import RolloutBatch, collect
+from llmgym.agents.prompt_states import PromptStates
+from llmgym.agents.rollouts import Bools, Ints, RolloutBatch, collect
 from llmgym.errors import InvalidOptionError
 
 _AGENT_FILE = "agent.json"
@@ -55,8 +58,8 @@ class GRPOConfig:
     """Hyperparameters.
 
     Attributes:
-        group_size: G, responses to each problem. More: steadier advantages, fewer problems. Usual: 4 to 64 (paper: 64).
-        problems_per_iteration: Problems posed before each update. More: steadier gradient, fewer updates. Usual: 16-512.
+        group_size: G, responses to each problem. More: steadier advantages, fewer problems. Usual: 4 to 64 (paper).
+        problems_per_iteration: Problems posed before each update. More: steadier gradient. Usual: 16 to 512.
         num_envs: Slots of the vector environment, a multiple of group_size. None: a slot for each response.
         learning_rate: Step size of AdamW. Usual: 1e-6 for billions of parameters (paper), 1e-4 to 1e-3 for a million.
         warmup_iterations: Iterations over which the learning rate rises from 0. More: a safer start. Usual: 0 to 20.
@@ -64,7 +67,7 @@ class GRPOConfig:
         weight_decay: Of AdamW. Usual: 0 in reinforcement learning.
         adam_betas: Of AdamW. A lower second one follows the gradient's scale faster. Usual: (0.9, 0.95 to 0.999).
         max_grad_norm: Gradients longer than this are scaled down to it. Usual: 0.1 to 1.
-        n_epochs: Passes over a rollout (mu in the paper). More: more from each rollout, further off-policy. Usual: 1 to 4.
+        n_epochs: Passes over a rollout (mu in the paper). More: each rollout is used more, off-policy. Usual: 1 to 4.
         n_minibatches: Optimiser steps in each pass. More: further off-policy. Usual: 1 to 8.
         microbatch_tokens: Padded tokens in one forward pass: memory and speed, never the result. None: 2048 on a CPU
             (little padding, fits its caches), 32768 on a GPU.
@@ -171,7 +174,11 @@ class GRPO:
         self.env_kwargs = dict(env_kwargs or {})
         if isinstance(env, str):
             self.env_id: str | None = env
-            if isinstance(policy, (str, Path)) and env.split(":")[-1].startswith("llmgym/"):
+            if (
+                isinstance(policy, (str, Path))
+                and self.policy.tokenizer is not None
+                and env.split(":")[-1].startswith("llmgym/")
+            ):
                 self.env_kwargs.setdefault("tokenizer", str(policy))
             n_responses = self.config.group_size * self.config.problems_per_iteration
             self.envs = self._make_envs(self.config.num_envs or n_responses)
@@ -179,15 +186,27 @@ class GRPO:
             self.envs = env
             self.env_id = env.spec.id if env.spec is not None else None
             if env.spec is not None:
-                self.env_kwargs = dict(env.spec.kwargs)
+                own = ("num_envs", "vectorization_mode", "vector_kwargs", "autoreset_mode")  # of that instance alone
+                self.env_kwargs = {key: value for key, value in env.spec.kwargs.items() if key not in own}
+        if self.policy.tokenizer is None:  # to show text, and to be saved with the model
+            self.policy.tokenizer = getattr(self.envs.unwrapped, "tokenizer", None)
         self.reference = self.policy.frozen_copy() if self.config.kl_coef > 0 else None
-        self.optimizer = _MixedPrecisionAdamW(self.policy.model.parameters(), self.config)
+        self.optimizer = MixedPrecisionAdamW(
+            self.policy.model.parameters(),
+            learning_rate=self.config.learning_rate,
+            betas=self.config.adam_betas,
+            weight_decay=self.config.weight_decay,
+            max_grad_norm=self.config.max_grad_norm,
+        )
         self.log = MetricsLog(self.config.log_dir)
         self.n_timesteps = 0
         self.n_iterations = 0
         self.env_seconds = 0.0
         self.train_seconds = 0.0
         self._rng = np.random.default_rng(self.config.seed)
+        observation_space = self.envs.single_observation_space
+        assert isinstance(observation_space, gym.spaces.Dict)  # collect() explains what it needs
+        self._width = int(observation_space["input_ids"].shape[0])  # type: ignore[index]
         on_cpu = self.policy.device.type == "cpu"
         self._microbatch_tokens = self.config.microbatch_tokens or (2048 if on_cpu else 32_768)
 
@@ -274,7 +293,7 @@ class GRPO:
         config = self.config
         returns = torch.as_tensor(batch.episode_returns).view(-1, config.group_size)  # (P, G)
         teaches = groups_with_signal(returns).numpy()
-        data = _Tensors(batch, self.policy.device)
+        data = RolloutTensors(batch, self.policy.device)
         data.advantages = group_advantages(returns, normalization=config.advantages).float().view(-1).to(data.device)
         if self.reference is not None:
             data.ref_logprobs = self._reference_logprobs(data)
@@ -282,9 +301,9 @@ class GRPO:
         self.optimizer.set_learning_rate(self._learning_rate(budget_spent))
 
         totals: dict[str, list[float]] = {}
-        for epoch in range(config.n_epochs):
+        for _ in range(config.n_epochs):
             # Whole groups, so that a prompt is computed once for all its responses.
-            for number, groups in enumerate(np.array_split(self._rng.permutation(len(returns)), config.n_minibatches)):
+            for groups in np.array_split(self._rng.permutation(len(returns)), config.n_minibatches):
                 step = self._step(data, groups, needed)
                 if not step:  # no group in it could teach anything
                     continue
@@ -298,9 +317,9 @@ class GRPO:
         metrics["train/learning_rate"] = self.optimizer.learning_rate
         return metrics
 
-    def _step(self, data: _Tensors, groups: np.ndarray[Any, Any], needed: np.ndarray[Any, Any]) -> dict[str, float]:
+    def _step(self, data: RolloutTensors, groups: Ints, needed: Bools) -> dict[str, float]:
         """One optimiser step on the responses of ``groups``."""
-        config, size = self.config, self.config.group_size
+        size = self.config.group_size
         rows = (groups[:, None] * size + np.arange(size)).reshape(-1)
         n_tokens = int(data.n_chosen[rows].sum())
         groups = groups[needed[groups]]
@@ -320,8 +339,8 @@ class GRPO:
 
     def _loss(
         self,
-        data: _Tensors,
-        part: _Microbatch,
+        data: RolloutTensors,
+        part: Microbatch,
         prompts: tuple[torch.Tensor, torch.Tensor, PromptStates],
         n_sequences: int,
         n_tokens: int,
@@ -353,7 +372,7 @@ class GRPO:
             how=config.loss_average,
             n_sequences=n_sequences,
             n_tokens=n_tokens,
-            max_tokens=data.width_limit(self.envs),
+            max_tokens=self._width,
         )
         with torch.no_grad():
             assert entropy is not None
@@ -366,7 +385,7 @@ class GRPO:
         return total
 
     @torch.no_grad()
-    def _reference_logprobs(self, data: _Tensors) -> torch.Tensor:
+    def _reference_logprobs(self, data: RolloutTensors) -> torch.Tensor:
         assert self.reference is not None
         result = torch.zeros_like(data.old_logprobs)
         groups = np.arange(len(data.group) // self.config.group_size)
@@ -478,77 +497,19 @@ class GRPO:
         file = Path(folder) / _AGENT_FILE
         if not file.is_file():
             raise InvalidOptionError(
-                f"Expected a folder written by GRPO.save, actual: {str(folder)!r} without {_AGENT_FILE}. Check the path."
+                f"Expected a folder written by GRPO.save, actual: {str(folder)!r} without {_AGENT_FILE}. Look again."
             )
         saved = json.loads(file.read_text(encoding="utf-8"))
         config = GRPOConfig(**(saved["config"] | {"adam_betas": tuple(saved["config"]["adam_betas"])}))
         chosen = env if env is not None else saved["env"]
         if chosen is None:
             raise InvalidOptionError(
-                "Expected `env`, actual: None, and the saved agent was trained on an environment without an id. Pass one."
+                "Expected `env`, actual: None, and the saved agent had an environment without an id. Pass one."
             )
         agent = cls(str(folder), chosen, config, env_kwargs=saved["env_kwargs"], **overrides)
         agent.n_timesteps, agent.n_iterations = saved["n_timesteps"], saved["n_iterations"]
         agent.train_seconds, agent.env_seconds = saved["train_seconds"], saved["env_seconds"]
         return agent
-
-
-# -- the data of one update -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Microbatch:
-    """Rows of one forward pass."""
-
-    rows: torch.Tensor  # (b,)
-    prompt_index: torch.Tensor  # (b,) place of each row's group among the minibatch's groups
-    width: int  # tokens of the longest response among them
-
-
-class _Tensors:
-    """A rollout on the policy's device."""
-
-    def __init__(self, batch: RolloutBatch, device: torch.device) -> None:
-        self.device = device
-        self.batch = batch
-        self.group = np.arange(len(batch)) // batch.group_size
-        self.n_chosen = batch.response_mask.sum(axis=1)
-        self.response_ids = torch.as_tensor(batch.response_ids, device=device)
-        self.response_mask = torch.as_tensor(batch.response_mask, device=device)
-        self.old_logprobs = torch.as_tensor(batch.old_logprobs, device=device)
-        self.ref_logprobs = self.old_logprobs  # replaced where there is a reference
-        self.advantages = torch.zeros(len(batch), device=device)
-
-    def prompts(self, groups: np.ndarray[Any, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Prompts of ``groups``, padded right, and their lengths."""
-        rows = groups * self.batch.group_size
-        lengths = self.batch.prompt_lengths[rows]
-        ids = np.zeros((len(rows), int(lengths.max())), dtype=np.int64)
-        for place, row in enumerate(rows):
-            ids[place, : lengths[place]] = self.batch.prompt_of(int(row))
-        return torch.as_tensor(ids, device=self.device), torch.as_tensor(lengths, device=self.device)
-
-    def microbatches(self, groups: np.ndarray[Any, Any], max_tokens: int) -> Iterator[_Microbatch]:
-        """Responses of ``groups``, those of like length together, with at most ``max_tokens`` tokens and padding."""
-        size = self.batch.group_size
-        rows = (groups[:, None] * size + np.arange(size)).reshape(-1)
-        place = np.repeat(np.arange(len(groups)), size)
-        order = np.argsort(-self.batch.response_lengths[rows], kind="stable")
-        begin = 0
-        while begin < len(order):
-            width = int(self.batch.response_lengths[rows[order[begin]]])  # the longest comes first
-            part = order[begin : begin + max(1, max_tokens // width)]
-            begin += len(part)
-            yield _Microbatch(
-                torch.as_tensor(rows[part], device=self.device), torch.as_tensor(place[part], device=self.device), width
-            )
-
-    @staticmethod
-    def width_limit(envs: VectorEnv[Any, Any, Any]) -> int:
-        """A bound on response lengths that does not change between batches."""
-        space = envs.single_observation_space
-        assert isinstance(space, gym.spaces.Dict)
-        return int(space["input_ids"].shape[0])  # type: ignore[index]
 
 
 class _Sums:
@@ -560,45 +521,6 @@ class _Sums:
 
     def add(self, name: str, mean: torch.Tensor, mask: torch.Tensor) -> None:
         self.values[name] = self.values.get(name, 0.0) + float(mean) * int(mask.sum()) / self.n_tokens
-
-
-class _MixedPrecisionAdamW:
-    """AdamW that keeps float32 weights for a model in bfloat16, whose own would round most small steps away."""
-
-    def __init__(self, parameters: Iterator[torch.nn.Parameter], config: GRPOConfig) -> None:
-        self.parameters = [p for p in parameters if p.requires_grad]
-        self.masters = [p if p.dtype == torch.float32 else p.detach().float().requires_grad_() for p in self.parameters]
-        self.max_grad_norm = config.max_grad_norm
-        self.learning_rate = config.learning_rate
-        self.adam = torch.optim.AdamW(
-            self.masters, lr=config.learning_rate, betas=config.adam_betas, weight_decay=config.weight_decay
-        )
-
-    def set_learning_rate(self, value: float) -> None:
-        self.learning_rate = value
-        for group in self.adam.param_groups:
-            group["lr"] = value
-
-    def zero_grad(self) -> None:
-        for parameter in self.parameters:
-            parameter.grad = None
-
-    def step(self) -> float:
-        """Clip, step, copy back; returns the gradient's norm before clipping."""
-        for parameter, master in zip(self.parameters, self.masters, strict=True):
-            if master is not parameter:
-                master.grad = None if parameter.grad is None else parameter.grad.float()
-        norm = float(torch.nn.utils.clip_grad_norm_(self.masters, self.max_grad_norm))
-        if not np.isfinite(norm):
-            raise FloatingPointError(
-                f"Expected a finite gradient, actual: norm {norm}. Lower the learning rate, or load an earlier save."
-            )
-        self.adam.step()
-        with torch.no_grad():
-            for parameter, master in zip(self.parameters, self.masters, strict=True):
-                if master is not parameter:
-                    parameter.copy_(master)
-        return norm
 
 
 def _rollout_metrics(batch: RolloutBatch) -> dict[str, Any]:

@@ -20,11 +20,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.cache_utils import Cache, CacheLayerMixin
 
+import llmgym
 from llmgym.agents.attention import AttentionMasks, prefer_fast_attention
-from llmgym.agents.cache import IntArray, SlotCache
+from llmgym.agents.cache import IntArray, SlotCache, SlotRows
 from llmgym.agents.losses import categorical_entropy
+from llmgym.agents.prompt_states import PrefixCache, PromptStates
 from llmgym.errors import InvalidActionError, InvalidOptionError
 from llmgym.tokenizers import TINY_REASONER, Tokenizer, load_tokenizer
 
@@ -34,7 +35,7 @@ WAIT = -1
 #: Prompt tokens in one forward pass while acting: more would only cost memory.
 _PREFILL_TOKENS = 16_384
 
-_ASSETS = Path(__file__).resolve().parent.parent / "llmgym" / "assets"
+_ASSETS = Path(llmgym.__file__).parent / "assets"
 
 
 class Policy:
@@ -74,7 +75,7 @@ class Policy:
         self.temperature = temperature
         self.n_actions = n_actions
         self.forbidden = forbidden or {}
-        self._slots: _Slots | None = None
+        self._slots: SlotRows | None = None
 
     @classmethod
     def load(
@@ -101,13 +102,15 @@ class Policy:
         path = str(_ASSETS / TINY_REASONER if name_or_path == TINY_REASONER else name_or_path)
         dtype = dtype or (torch.float32 if chosen.type == "cpu" else torch.bfloat16)
         model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(chosen)
-        options.setdefault("tokenizer", load_tokenizer(path))
+        if Path(path, "tokenizer.json").is_file() or not Path(path).exists():  # a hub name has no folder
+            options.setdefault("tokenizer", load_tokenizer(path))
         return cls(model, **options)
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return self.model.device
+        device: torch.device = self.model.device
+        return device
 
     @property
     def temperature(self) -> float:
@@ -201,7 +204,7 @@ class Policy:
     @torch.no_grad()
     def act(
         self,
-        observations: Mapping[str, npt.NDArray[Any]],
+        observations: Mapping[str, Any],
         restarted: npt.NDArray[np.bool_] | None = None,
         waiting: npt.NDArray[np.bool_] | None = None,
     ) -> tuple[IntArray, npt.NDArray[np.float32]]:
@@ -226,7 +229,9 @@ class Policy:
         ids = np.asarray(observations["input_ids"])
         n_slots = len(ids)
         if self._slots is None or self._slots.n_slots != n_slots:
-            self._slots = _Slots(n_slots, SlotCache(self._config, n_slots, dtype=self.model.dtype, device=self.device))
+            self._slots = SlotRows(
+                n_slots, SlotCache(self._config, n_slots, dtype=self.model.dtype, device=self.device)
+            )
         slots = self._slots
         live = np.ones(n_slots, dtype=bool) if waiting is None else ~waiting
         known = slots.row >= 0
@@ -248,7 +253,7 @@ class Policy:
         logprobs[acting] = chosen.cpu().numpy()
         return actions, logprobs
 
-    def _advance(self, slots: _Slots, ids: npt.NDArray[Any], lengths: IntArray, fresh: IntArray) -> torch.Tensor:
+    def _advance(self, slots: SlotRows, ids: npt.NDArray[Any], lengths: IntArray, fresh: IntArray) -> torch.Tensor:
         """Feed every slot its new tokens; logits ``(n_live, n_actions)`` in the order of the cache's rows."""
         cache = slots.cache
         held = slots.slot[: slots.n_rows]
@@ -274,7 +279,7 @@ class Policy:
             pieces.append(self._enter(slots, ids, lengths, fresh))
         return torch.cat(pieces)[:, : self.n_actions]
 
-    def _append(self, slots: _Slots, ids: npt.NDArray[Any], lengths: IntArray, rows: IntArray) -> torch.Tensor:
+    def _append(self, slots: SlotRows, ids: npt.NDArray[Any], lengths: IntArray, rows: IntArray) -> torch.Tensor:
         """Several new tokens for each of ``rows``: the environment wrote after the policy."""
         cache, acting = slots.cache, slots.slot[rows]
         seen = cache.lengths[rows]
@@ -284,7 +289,7 @@ class Policy:
         inputs = cache.plan_append(rows, counts).as_kwargs()
         return self._last_logits(tokens, counts, inputs)
 
-    def _enter(self, slots: _Slots, ids: npt.NDArray[Any], lengths: IntArray, fresh: IntArray) -> torch.Tensor:
+    def _enter(self, slots: SlotRows, ids: npt.NDArray[Any], lengths: IntArray, fresh: IntArray) -> torch.Tensor:
         """Whole transcripts for slots that restarted; slots with the same one (a group) share the computation."""
         place: dict[bytes, int] = {}
         source = np.array([place.setdefault(ids[s, : lengths[s]].tobytes(), len(place)) for s in fresh])
@@ -393,7 +398,7 @@ class Policy:
         if width > 0:
             positions = columns.expand(len(prompt_ids), width)
             nothing = torch.arange(0, device=prompt_ids.device)
-            cache = _PrefixCache(self._config.num_hidden_layers, None)
+            cache = PrefixCache(self._config.num_hidden_layers, None)
             # The head's output is not wanted: one position keeps it as small as it can be.
             with _only_logits_at(self.model, nothing[:1], nothing[:1]):
                 self.model(
@@ -424,138 +429,10 @@ class Policy:
                 # Padding may reach past the model's last position; nobody reads it there, but the embedding must exist.
                 position_ids=positions.clamp(max=self._last_position),
                 attention_mask=self._masks(positions, keys),
-                past_key_values=_PrefixCache(self._config.num_hidden_layers, (prompts.layers, prompt_index)),
+                past_key_values=PrefixCache(self._config.num_hidden_layers, (prompts.layers, prompt_index)),
                 use_cache=True,
             ).logits
         return logits[0]
-
-
-class PromptStates:
-    """Keys and values of some prompts, which responses attend to.
-
-    Attributes:
-        layers: For each layer ``(keys, values)``, ``(P, heads, width, head_dim)``; empty where prompts are one token.
-        key_positions: ``(P, width)``. Positions, :attr:`AttentionMasks.NEVER` where a prompt is shorter.
-    """
-
-    def __init__(self, layers: list[tuple[torch.Tensor, torch.Tensor]], key_positions: torch.Tensor) -> None:
-        self.layers = layers
-        self.key_positions = key_positions
-
-    def detached(self) -> PromptStates:
-        """Leaves with the same values: their gradients add up over microbatches, see :meth:`backward`."""
-        leaves = [(keys.detach().requires_grad_(), values.detach().requires_grad_()) for keys, values in self.layers]
-        return PromptStates(leaves, self.key_positions)
-
-    def backward(self, leaves: PromptStates) -> None:
-        """Send the gradients that gathered in ``leaves`` on into the model."""
-        states, gradients = [], []
-        for mine, theirs in zip(self.layers, leaves.layers, strict=True):
-            for state, leaf in zip(mine, theirs, strict=True):
-                if leaf.grad is not None:
-                    states.append(state)
-                    gradients.append(leaf.grad)
-        if states:
-            torch.autograd.backward(states, gradients)
-
-
-class _PrefixLayer(CacheLayerMixin):
-    """Puts the prompt's keys and values before the new ones; keeps gradients."""
-
-    is_sliding = False
-
-    def __init__(self, prefix: tuple[torch.Tensor, torch.Tensor] | None, index: torch.Tensor | None) -> None:
-        super().__init__()
-        self._prefix, self._index = prefix, index
-        self.stored: tuple[torch.Tensor, torch.Tensor] | None = None
-
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        self.is_initialized = True
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        if self._prefix is None:
-            self.stored = (key_states, value_states)
-            return self.stored
-        keys, values = self._prefix
-        return (
-            torch.cat([keys[self._index], key_states], dim=2),
-            torch.cat([values[self._index], value_states], dim=2),
-        )
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return query_length, 0
-
-    def get_seq_length(self) -> int:
-        return 0
-
-    def get_max_length(self) -> int:
-        return -1
-
-
-class _PrefixCache(Cache):
-    """The layers of one training pass."""
-
-    def __init__(
-        self, n_layers: int, prefix: tuple[list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor] | None
-    ) -> None:
-        if prefix is None or not prefix[0]:
-            layers = [_PrefixLayer(None, None) for _ in range(n_layers)]
-        else:
-            layers = [_PrefixLayer(states, prefix[1]) for states in prefix[0]]
-        super().__init__(layers=layers)
-
-    @property
-    def stored(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        return [layer.stored for layer in self.layers]
-
-
-class _Slots:
-    """Which row of the cache belongs to which slot. Rows in use are always ``0..n_rows-1``."""
-
-    def __init__(self, n_slots: int, cache: SlotCache) -> None:
-        self.n_slots = n_slots
-        self.cache = cache
-        self.n_rows = 0
-        self.row: IntArray = np.full(n_slots, -1, dtype=np.int64)  # of each slot; -1: none
-        self.slot: IntArray = np.full(n_slots, -1, dtype=np.int64)  # of each row
-
-    def release(self, slots: IntArray) -> None:
-        """Give up the rows of ``slots``; the last rows in use move into the gaps."""
-        # From the last row down: a row that moves is never one that is about to be given up.
-        for gap in sorted(self.row[slots].tolist(), reverse=True):
-            last = self.n_rows - 1
-            self.row[self.slot[gap]] = -1
-            if gap != last:
-                self.cache.move(last, gap)
-                moved = self.slot[last]
-                self.slot[gap], self.row[moved] = moved, gap
-            self.slot[last] = -1
-            self.n_rows = last
-
-    def release_all(self) -> None:
-        """Give up every row; the memory is kept for what comes next."""
-        self.row[:], self.slot[:], self.cache.lengths[:] = -1, -1, 0
-        self.n_rows = 0
-
-    def claim(self, slots: IntArray) -> IntArray:
-        """New rows for ``slots``, in order, after those in use."""
-        rows = np.arange(self.n_rows, self.n_rows + len(slots))
-        self.row[slots], self.slot[rows] = rows, slots
-        self.n_rows += len(slots)
-        return rows
-
-    def put_first(self, wanted: npt.NDArray[np.bool_]) -> int:
-        """Order the rows in use so that the ``wanted`` ones ``(n_rows,)`` come first; return how many they are."""
-        n_wanted = int(wanted.sum())
-        misplaced = np.flatnonzero(wanted[n_wanted:]) + n_wanted
-        gaps = np.flatnonzero(~wanted[:n_wanted])
-        for a, b in zip(gaps.tolist(), misplaced.tolist(), strict=True):
-            self.cache.swap(a, b)
-            self.slot[[a, b]] = self.slot[[b, a]]
-            self.row[self.slot[[a, b]]] = [a, b]
-        return n_wanted
 
 
 @contextmanager

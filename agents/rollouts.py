@@ -84,7 +84,8 @@ class RolloutBatch:
     @property
     def episode_returns(self) -> Floats:
         """``(B,)``. Undiscounted sum of rewards."""
-        return self.rewards.sum(axis=1)
+        returns: Floats = self.rewards.sum(axis=1)
+        return returns
 
     @property
     def n_timesteps(self) -> int:
@@ -176,7 +177,7 @@ class _Collector:
         self.mode = mode if isinstance(mode, AutoresetMode) else AutoresetMode(mode)
         if self.mode is AutoresetMode.DISABLED and self.gymnasium_made:
             raise InvalidOptionError(
-                f"Expected autoreset in a {type(self.envs.unwrapped).__name__}, actual: disabled; it cannot let one slot "
+                f"Expected autoreset in a {type(self.envs.unwrapped).__name__}, actual: disabled; it cannot let a slot "
                 "wait for others. Make it with AutoresetMode.SAME_STEP, or make the native one with gymnasium.make_vec."
             )
         self.policy.n_actions = int(action_space.n)
@@ -237,6 +238,7 @@ class _Collector:
 
     def _reset(self, seed: int | None, mask: Bools | None = None) -> Mapping[str, npt.NDArray[Any]]:
         clock = time.perf_counter()
+        observations: Mapping[str, npt.NDArray[Any]]
         if self.gymnasium_made:
             words = np.random.SeedSequence(seed).generate_state(self.n_blocks)
             seeds = [int(word) for word in np.repeat(words, self.group_size)]
@@ -368,7 +370,8 @@ class _Collector:
 
 
 def _lengths(observations: Mapping[str, npt.NDArray[Any]]) -> Ints:
-    return np.asarray(observations["attention_mask"]).sum(axis=1, dtype=np.int64)
+    lengths: Ints = np.asarray(observations["attention_mask"]).sum(axis=1, dtype=np.int64)
+    return lengths
 
 
 def _padded_left(rows: Sequence[Ints]) -> Ints:

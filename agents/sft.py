@@ -176,7 +176,7 @@ class SFT:
             loss = 0.0
             for microbatch in batch:
                 part = response_cross_entropy(self.model, *microbatch) / n_tokens
-                part.backward()
+                part.backward()  # type: ignore[no-untyped-call]
                 loss += part.item()
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
             for optimizer, _ in self._optimizers:

@@ -4,8 +4,8 @@
 
 Random actions that are no special tokens, so that episodes run to their budget; decoding, judging by a usual stack of
 rewards, drawing and encoding the next problem are all included. Rates are per second of processor time of one thread,
-since other programs may share the machine; the ratio to Gymnasium's CartPole tells how fast the machine is. About half a
-minute. You will see a table of four rows.
+since other programs may share the machine; the ratio to Gymnasium's CartPole tells how fast the machine is. About half
+a minute. You will see a table of four rows.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_threads, "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import gymnasium as gym
-import numpy as np
+import gymnasium as gym  # noqa: E402 - after the number of threads is set
+import numpy as np  # noqa: E402
 
-import llmgym
+import llmgym  # noqa: E402
 
 REWARDS = {"correctness": 1.0, "format": 0.1}
 

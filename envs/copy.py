@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from llmgym.core import LanguageEnv
 from llmgym.errors import InvalidOptionError
-from llmgym.rewards.base import Reward
+from llmgym.rewards.base import StepReward
 from llmgym.rewards.stack import REWARDS
 from llmgym.tasks import Problem, question_hash
 from llmgym.tokenizers import Tokenizer
@@ -36,7 +36,7 @@ class CopyTask:
     """
 
     n_digits: int = 3
-    n_symbols: int = 5
+    n_symbols: int = 4
     split: str = "train"
     replies: ClassVar[bool] = False
     _problems: tuple[Problem, ...] = field(init=False, repr=False, compare=False)
@@ -51,7 +51,7 @@ class CopyTask:
             raise InvalidOptionError(
                 f"Expected `split` among 'train', 'test', 'all', actual: {self.split!r}. Choose one of them."
             )
-        sequences = ["".join(digits) for digits in product("0123456789"[: self.n_symbols], repeat=self.n_digits)]
+        sequences = [" ".join(digits) for digits in product("0123456789"[: self.n_symbols], repeat=self.n_digits)]
         chosen = [sequence for sequence in sequences if self.split in ("all", _split_of(sequence))]
         if not chosen:
             raise InvalidOptionError(
@@ -74,34 +74,36 @@ def _split_of(sequence: str) -> str:
     return "test" if int.from_bytes(question_hash(sequence)[:8], "big") % TEST_SHARE == 0 else "train"
 
 
-class CopiedReward(Reward):
-    """Share of the sequence that the response starts with; nothing for what follows a mistake."""
+class CopiedReward(StepReward):
+    """An equal share of 1 for each digit that is right in its place, paid at the token that writes it."""
 
     name = "copied"
 
-    def score(self, transcript: Transcript) -> float:
-        """Digits copied before the first mistake, divided by all of them; a longer response counts as a mistake."""
-        wanted, response = transcript.problem.reference_answer, transcript.response
-        n_right = 0
-        while n_right < min(len(wanted), len(response)) and wanted[n_right] == response[n_right]:
-            n_right += 1
-        too_long = len(response) > len(wanted)
-        return max(n_right - too_long, 0) / len(wanted)
+    def score_step(self, transcript: Transcript, index: int) -> float:
+        """``1 / n_digits`` where digit ``index`` is right, else 0; digits too many earn nothing."""
+        wanted = transcript.problem.reference_answer.split()
+        right = index < len(wanted) and transcript.reasoning_steps[index].strip() == wanted[index]
+        return 1 / len(wanted) if right else 0.0
 
 
 REWARDS.setdefault(CopiedReward.name, CopiedReward)
 
 
 @lru_cache(maxsize=16)
-def copy_tokenizer(n_symbols: int = 5) -> Tokenizer:
-    """One token a digit, ``=``, an end token, padding, and one for everything else: few enough to try all of them."""
-    pieces = ["<pad>", "<eos>", "<unk>", "=", *"0123456789"[:n_symbols]]
+def copy_tokenizer(n_symbols: int = 4) -> Tokenizer:
+    """One token for each digit and its blank, ``=``, an end token, padding, and one for all else."""
+    pieces = ["<pad>", "<eos>", "<unk>", "=", *(f"{digit} " for digit in "0123456789"[:n_symbols])]
     special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     description: dict[str, Any] = {
         "version": "1.0",
         "added_tokens": [{"id": i, "content": pieces[i]} | special for i in range(3)],
         "normalizer": None,
-        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "[\\s\\S]"}, "behavior": "Isolated", "invert": False},
+        "pre_tokenizer": {
+            "type": "Split",
+            "pattern": {"Regex": "[0-9] |[\\s\\S]"},
+            "behavior": "Isolated",
+            "invert": False,
+        },
         "post_processor": None,
         "decoder": {"type": "Fuse"},
         "model": {
@@ -117,7 +119,8 @@ def _defaults(n_digits: int, n_symbols: int, options: dict[str, Any]) -> dict[st
     """What this environment sets differently from ``EnvOptions``, where the caller says nothing."""
     return {
         "tokenizer": copy_tokenizer(n_symbols),
-        "prompt_template": "{question}=",
+        "prompt_template": "{question} =",
+        "step_delimiter": " ",  # so a digit with its blank is a reasoning step, and can be paid for at once
         "max_prompt_tokens": n_digits + 1,
         "max_new_tokens": n_digits + 1,
         "rewards": {CopiedReward.name: 1.0},
@@ -129,21 +132,22 @@ class CopyEnv(LanguageEnv):
 
     ## Description
     The prompt is a short sequence of digits and ``=``. The agent copies the digits, then writes the end token. Small
-    enough for algorithms that know nothing of language, and a first test for those that do.
+    enough for algorithms that know nothing of language, and a first test for those that do. A token is a digit with the
+    blank after it: ``2 0 1 =`` is answered by ``2 0 1 `` and the end token.
 
     ## Action Space
     ``Discrete(4 + n_symbols)``: padding, the end token, a token for everything unknown, ``=`` and the digits. With
     ``action_unit="step"`` or ``"response"``, a text.
 
     ## Observation Space
-    ``Dict`` of ``input_ids`` (int32) and ``attention_mask`` (int8), both ``(max_prompt_tokens + max_new_tokens,)``, padded
-    on the right. With text actions, the text so far.
+    ``Dict`` of ``input_ids`` (int32) and ``attention_mask`` (int8), both ``(max_prompt_tokens + max_new_tokens,)``,
+    padded on the right. With text actions, the text so far.
 
     ## Starting State
     A sequence, each of the split with the same chance.
 
     ## Rewards
-    ``copied``: at the end, the share of digits that were right before the first mistake.
+    ``copied``: an equal share of 1 for each digit that is right in its place, paid at the token that writes it.
 
     ## Episode End
     Terminated by the end token; truncated after ``max_new_tokens`` tokens.
@@ -163,7 +167,7 @@ class CopyEnv(LanguageEnv):
         self,
         *,
         n_digits: int = 3,
-        n_symbols: int = 5,
+        n_symbols: int = 4,
         split: str = "train",
         render_mode: str | None = None,
         **options: Any,
@@ -176,7 +180,7 @@ class CopyVectorEnv(LanguageVectorEnv):
     """Many :class:`CopyEnv` in one, with the same arguments."""
 
     def __init__(
-        self, num_envs: int = 1, *, n_digits: int = 3, n_symbols: int = 5, split: str = "train", **options: Any
+        self, num_envs: int = 1, *, n_digits: int = 3, n_symbols: int = 4, split: str = "train", **options: Any
     ) -> None:
         task = CopyTask(n_digits, n_symbols, split)
         super().__init__(task, num_envs, **_defaults(n_digits, n_symbols, options))

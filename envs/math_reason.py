@@ -515,9 +515,7 @@ def _signed_sum(numbers: list[int], negative: list[bool]) -> tuple[int, str, lis
     return target, expression, steps
 
 
-def _product_and_sum(
-    numbers: list[int], factors: tuple[int, ...], negative: list[bool]
-) -> tuple[int, str, list[str]]:
+def _product_and_sum(numbers: list[int], factors: tuple[int, ...], negative: list[bool]) -> tuple[int, str, list[str]]:
     """One product, the others added or subtracted: try the products in order until the rest fits."""
     others = [i for i in range(len(numbers)) if i not in factors]
     product = numbers[factors[0]] * numbers[factors[1]]
@@ -575,7 +573,7 @@ class MathTask:
 
     split: Split = "train"
     families: Sequence[str] = tuple(FAMILIES)
-    level: int | Sequence[int] = (1, 2)
+    level: int | Sequence[int] = (2, 3)
     language: str | Sequence[str] = LANGUAGES
     replies: ClassVar[bool] = False
     _choices: tuple[tuple[str, ...], tuple[int, ...], tuple[str, ...]] = field(init=False, repr=False)
@@ -632,7 +630,7 @@ class MathTask:
 
 
 def demonstrations(
-    task: MathTask, *, seed: int, terse: float = 0.5, short: float = 0.25
+    task: MathTask, *, seed: int, terse: float = 0.75, short: float = 0.1
 ) -> Iterator[tuple[Problem, str]]:
     """Endless problems, each with a right response: what the shipped base model was trained on.
 
@@ -710,7 +708,7 @@ class MathReasonEnv(LanguageEnv):
 
     ## Arguments
     `split="train"`: or `"test"`; with `dataset` also `"all"`. `families=None`: all, or names of some.
-    `level=(1, 2)`: one or several from 1 to 5. `language=("en", "zh")`: one or both.
+    `level=(2, 3)`: one or several from 1 to 5. `language=("en", "zh")`: one or both.
     `dataset=None`: path of a JSONL(.gz) file with `question` and `answer` fields, or a name on the Hugging Face hub.
     And those of every llmgym environment: see `llmgym.core.EnvOptions`.
 

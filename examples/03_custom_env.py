@@ -38,7 +38,7 @@ class SpellEnv(LanguageEnv):
 
 def main() -> None:
     """Register, check, play."""
-    gym.register("Spell-v0", entry_point=SpellEnv)
+    gym.register("Spell-v0", entry_point=f"{__name__}:SpellEnv")  # a text, so that the spec can be written as JSON
     check_language_env(gym.make("Spell-v0"))
     env = gym.make("Spell-v0", action_unit="response", render_mode="ansi")
     _, info = env.reset(seed=3)

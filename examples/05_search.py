@@ -18,7 +18,10 @@ FIRST_STEPS = {
     "all at once": "<think>3*17+24=75\n",
     "no reasoning": "<think></think>",
 }
-PROBLEM = {"question": "A pen costs 17 yuan and a book costs 24 yuan. How much do 3 pens and one book cost?", "answer": "75"}
+PROBLEM = {
+    "question": "A pen costs 17 yuan and a book costs 24 yuan. How much do 3 pens and one book cost?",
+    "answer": "75",
+}
 
 
 def main() -> None:

@@ -54,7 +54,8 @@ def main(n_iterations: int = N_ITERATIONS) -> list[float]:
         optimizer.step()
 
         history.append(float(returns.mean()))
-        print(f"iteration {iteration:3d}  mean return {history[-1]:.3f}  mean length {float(mask.sum(1).float().mean()):5.1f}")
+        mean_length = float(mask.sum(dim=1).float().mean())
+        print(f"iteration {iteration:3d}  mean return {history[-1]:.3f}  mean length {mean_length:5.1f}")
     return history
 
 

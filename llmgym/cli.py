@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -141,32 +142,33 @@ def _live_view(title: str, rows: Sequence[Mapping[str, Any]], spent: float) -> A
     names = _CURVES | {f"  {key[7:]}": key for key in now if key.startswith("reward/")}
     table = Table.grid(padding=(0, 2))
     for label, key in sorted(names.items(), key=lambda item: (item[1] != "rollout/return", item[1][0] != "r", item[1])):
-        values = [float(row[key]) for row in rows if key in row]
-        if values:
-            table.add_row(label, f"[green]{sparkline(values, 48)}[/]", f"{values[-1]:.3g}")
+        values = [float(row.get(key, math.nan)) for row in rows]
+        table.add_row(label, f"[green]{sparkline(values, 48)}[/]", f"{values[-1]:.3g}")
     head = (
         f"iteration {now['iteration']}   {now['seconds']:.0f} s   {now['timesteps']:,} tokens   "
         f"{now['time/tokens_per_second']:,.0f} tokens/s   environment {100 * now['time/env_share']:.1f} %"
     )
-    return Panel(Group(ProgressBar(total=1.0, completed=spent), head, "", table), title=title, title_align="left")
+    bar = Table.grid(expand=True)
+    bar.add_row(ProgressBar(total=1.0, completed=spent))
+    return Panel(Group(bar, head, "", table), title=title, title_align="left")
 
 
 def sparkline(values: Sequence[float], columns: int) -> str:
-    """A curve of at most ``columns`` characters; each is the mean of a like number of values.
+    """A curve of at most ``columns`` characters; each is the mean of a like number of values, NaN left out.
 
     Example:
         >>> sparkline([0.0, 1.0, 2.0, 3.0], 8)
         '▁▃▆█'
     """
     marks = "▁▂▃▄▅▆▇█"
-    finite = [value for value in values if value == value]  # NaN: no number in that iteration
-    if not finite:
-        return ""
-    n = min(columns, len(finite))
-    cuts = [round(i * len(finite) / n) for i in range(n + 1)]
-    means = [sum(finite[a:b]) / (b - a) for a, b in pairwise(cuts)]
-    low, high = min(means), max(means)
-    return "".join(marks[round((m - low) / (high - low) * 7) if high > low else 0] for m in means)
+    n = min(columns, len(values))
+    cuts = [round(i * len(values) / n) for i in range(n + 1)] if n else []
+    parts = [[value for value in values[a:b] if math.isfinite(value)] for a, b in pairwise(cuts)]
+    means = [sum(part) / len(part) if part else math.nan for part in parts]
+    finite = [mean for mean in means if math.isfinite(mean)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    scale = 7 / (high - low) if high > low else 0.0
+    return "".join(marks[round((m - low) * scale)] if math.isfinite(m) else " " for m in means)
 
 
 # --- eval ------------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from llmgym.rewards import RewardStack
 from llmgym.spaces import TextSpace, check_text
 from llmgym.tasks import Problem, Task
 from llmgym.tokenizers import TINY_REASONER, Tokenizer, load_tokenizer
-from llmgym.transcript import StopReason, TokenTrace, Transcript, Transition
+from llmgym.transcript import TokenTrace, Transcript, Transition
 
 ActionUnit = Literal["token", "step", "response"]
 ACTION_UNITS: tuple[str, ...] = ("token", "step", "response")
@@ -161,9 +161,9 @@ class Engine:
         ids = self.tokenizer.encode(prompt)
         if not 0 < len(ids) <= options.max_prompt_tokens:
             raise PromptTooLongError(
-                f"Expected a prompt of 1 to {options.max_prompt_tokens} tokens (`max_prompt_tokens`), actual: {len(ids)} "
-                f"for the problem {problem.problem_id!r}. Pass max_prompt_tokens={max(len(ids), 1)} or more, or a "
-                "shorter `prompt_template`."
+                f"Expected a prompt of 1 to {options.max_prompt_tokens} tokens (`max_prompt_tokens`), actual: "
+                f"{len(ids)} for the problem {problem.problem_id!r}. Pass max_prompt_tokens={max(len(ids), 1)} or "
+                "more, or a shorter `prompt_template`."
             )
         self.process.begin(slot, problem, prompt, ids)
         info = problem.info()
@@ -363,8 +363,8 @@ class LanguageEnv(gym.Env[Observation, Any]):
     def _refuse(self, token: int) -> None:
         self._check_running()
         raise InvalidActionError(
-            f"Expected an action in [0, {self._vocab_size}) (the vocabulary of {self.tokenizer.name!r}), actual: {token}. "
-            "Choose actions with the same tokenizer as the environment's."
+            f"Expected an action in [0, {self._vocab_size}) (the vocabulary of {self.tokenizer.name!r}), actual: "
+            f"{token}. Choose actions with the same tokenizer as the environment's."
         )
 
     def _check_running(self) -> None:

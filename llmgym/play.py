@@ -166,7 +166,10 @@ class Model:
         return env.tokenizer.decode(tokens)
 
     def _choose(self, env: LanguageEnv, *, restarted: bool) -> int:
-        observation = {"input_ids": env.process.ids[:1].copy(), "attention_mask": env.process.attention_mask()[:1]}
+        observation: dict[str, Any] = {
+            "input_ids": env.process.ids[:1].copy(),
+            "attention_mask": env.process.attention_mask()[:1],
+        }
         self.alternatives = self._likeliest(observation) if self.top_k else []
         actions, logprobs = self.policy.act(observation, np.array([restarted]))
         self.probability = float(np.exp(logprobs[0]))

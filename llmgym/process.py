@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -233,7 +234,7 @@ class Process:
             self.length[slots] += 1
             self.n_actions[slots] += 1
             length, limit = self.length[slots], self._limit[slots]
-        meaningful = np.flatnonzero(self._meaning[tokens] | (length == limit))
+        (meaningful,) = (self._meaning[tokens] | (length == limit)).nonzero()
         for i in meaningful.tolist():
             self._settle(i if slots is None else int(slots[i]), int(tokens[i]))
 
@@ -353,7 +354,7 @@ class Process:
         authors = self.author[slot, start:end]
         cuts = [0, *(np.flatnonzero(np.diff(authors)) + 1).tolist(), len(ids)]
         segments = []
-        for first, last in zip(cuts[:-1], cuts[1:], strict=True):
+        for first, last in pairwise(cuts):
             author, piece = Author(int(authors[first])), ids[first:last]
             if author is Author.AGENT and piece[-1] == self.tokenizer.end_token_id:
                 piece.pop()

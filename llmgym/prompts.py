@@ -39,8 +39,8 @@ def check_template(template: str, system_prompt: str | None) -> None:
     """Refuse a template that is none.
 
     Raises:
-        InvalidOptionError: If ``template`` is neither a name nor a text with ``{question}`` in it, or a system prompt is
-            given for a template that has no place for it.
+        InvalidOptionError: If ``template`` is neither a name nor a text with ``{question}`` in it, or a system prompt
+            is given for a template that has no place for it.
     """
     if template != CHAT and template not in PROMPT_TEMPLATES and _PLACE not in template:
         names = ", ".join(sorted([*PROMPT_TEMPLATES, CHAT]))

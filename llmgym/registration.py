@@ -1,6 +1,7 @@
 """The table of environment ids.
 
-Entry points are strings, so that importing llmgym loads no environment. To add one: a file in ``envs/`` and a line here.
+Entry points are strings, so that importing llmgym loads no environment. To add one: a file in ``envs/`` and a line
+here.
 """
 
 from __future__ import annotations

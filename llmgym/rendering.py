@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,6 +147,15 @@ def _paint(text: str, style: str, colour: bool) -> str:
     return f"\x1b[{style}m{text}\x1b[0m" if colour else text
 
 
+def _paint_line(cells: Iterable[_Cell], trace: Sequence[TokenTrace], colour: bool) -> str:
+    """One line; cells of one style in a row share their escape sequence."""
+    runs = groupby(cells, key=lambda cell: _sgr(cell, trace[cell.token]))
+    return "".join(
+        _paint("".join(cell.text for cell in run if colour or cell.kind != "newline"), style, colour)
+        for style, run in runs
+    )
+
+
 def render_ansi(trace: Sequence[TokenTrace], header: str = "", *, width: int = 100, colour: bool = True) -> str:
     """The episode as text with ANSI colours.
 
@@ -169,17 +179,8 @@ def render_ansi(trace: Sequence[TokenTrace], header: str = "", *, width: int = 1
     if header:
         lines.append(_paint(header, "1;38;5;255", colour))
     for cells in _lay_out(trace, width):
-        parts: list[str] = []
-        start = 0
-        while start < len(cells):  # runs of one style share their escape sequence
-            style = _sgr(cells[start], trace[cells[start].token])
-            stop = start + 1
-            while stop < len(cells) and _sgr(cells[stop], trace[cells[stop].token]) == style:
-                stop += 1
-            text = "".join(cell.text for cell in cells[start:stop] if colour or cell.kind != "newline")
-            parts.append(_paint(text, style, colour))
-            start = stop
-        lines.append("".join(parts) if colour else "".join(parts).rstrip())
+        text = _paint_line(cells, trace, colour)
+        lines.append(text if colour else text.rstrip())
     legend = [(author.name.lower(), _SGR[author]) for author in (Author.PROMPT, Author.AGENT, Author.ENVIRONMENT)]
     total = f"return {_total(trace):+.2f}"
     gap = " " * max(2, width - len(" · ".join(name for name, _ in legend)) - len(total))
@@ -204,7 +205,7 @@ def render_inline(trace: Iterable[TokenTrace], *, colour: bool = True) -> str:
     lines: list[str] = []
     for paragraph in _paragraphs(tokens := list(trace)):
         shown = [cell for cell in paragraph if cell.kind != "newline"]
-        lines.append("".join(_paint(cell.text, _sgr(cell, tokens[cell.token]), colour) for cell in shown))
+        lines.append(_paint_line(shown, tokens, colour))
     return "\n".join(lines)
 
 

@@ -97,8 +97,9 @@ class TextSpace(Space[str]):
 # Gymnasium's fallback for custom spaces (a tuple with one entry for each environment) is what we want.
 
 
-@batch_differing_spaces.register(TextSpace)  # type: ignore[misc] - it dispatches on the type of the first space
-def _batch_differing_text_spaces(spaces: Sequence[TextSpace]) -> Tuple[Any]:
+# Gymnasium looks the function up by the type of the first space.
+@batch_differing_spaces.register(TextSpace)
+def _batch_differing_text_spaces(spaces: Sequence[TextSpace]) -> Tuple[Any]:  # type: ignore[misc]
     return Tuple([deepcopy(space) for space in spaces], seed=deepcopy(spaces[0].np_random))
 
 
@@ -120,13 +121,13 @@ def _flatten_space_text(space: TextSpace) -> TextSpace:
     return space
 
 
-@flatten.register(TextSpace)  # type: ignore[misc]
-def _flatten_text(space: TextSpace, x: str) -> str:
+@flatten.register(TextSpace)
+def _flatten_text(space: TextSpace, x: str) -> str:  # type: ignore[misc]
     return x
 
 
-@unflatten.register(TextSpace)  # type: ignore[misc]
-def _unflatten_text(space: TextSpace, x: str) -> str:
+@unflatten.register(TextSpace)
+def _unflatten_text(space: TextSpace, x: str) -> str:  # type: ignore[misc]
     return x
 
 

@@ -255,7 +255,7 @@ class DatasetTask:
         if not isinstance(value, str):
             raise DatasetError(
                 f"Expected a text in the field {name!r}, actual: {where} has {value!r}; its fields are "
-                f"{sorted(map(str, row))}. Mend the line, or name the right field with `question_field` and `answer_field`."
+                f"{sorted(map(str, row))}. Mend the line, or name the fields with `question_field` and `answer_field`."
             )
         return value
 
@@ -264,16 +264,17 @@ def _lines(path: Path) -> Iterator[str]:
     """The lines of a text file, packed or not."""
     number = 0
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8") as file:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):  # noqa: B007 - the error names it
                 yield line
     except FileNotFoundError as error:
         raise DatasetError(
-            f"Expected `dataset` to be a file that exists, actual: {str(path)!r} (looked for in {Path.cwd()}). Check the path."
+            f"Expected `dataset` to be a file that exists, actual: {str(path)!r} (from {Path.cwd()}). Check the path."
         ) from error
     except UnicodeDecodeError as error:
         raise DatasetError(
-            f"Expected a file in UTF-8, actual: {path}, near line {number + 1}: {error.reason}. Convert the file to UTF-8."
+            f"Expected a file in UTF-8, actual: {path}, near line {number + 1}: {error.reason}. Convert the "
+            "file to UTF-8."
         ) from error
     except (OSError, EOFError) as error:
         raise DatasetError(

@@ -204,8 +204,8 @@ def _load(name: str) -> Tokenizer:
         return Tokenizer(name, (path / "tokenizer.json").read_text(encoding="utf-8"), _read_config(path))
     if path.exists() or name == TINY_REASONER or not _HUB_NAME.fullmatch(name):
         raise InvalidOptionError(
-            f"Expected `tokenizer` to be {TINY_REASONER!r}, a folder with a tokenizer.json, such a file, or a hub name; "
-            f"actual: {name!r}, where there is no tokenizer.json. Check the path."
+            f"Expected `tokenizer` to be {TINY_REASONER!r}, a folder with a tokenizer.json, such a file, or a hub "
+            f"name; actual: {name!r}, where there is no tokenizer.json. Check the path."
         )
     return _load_from_hub(name)
 

@@ -57,6 +57,8 @@ class Transcript:
     @property
     def response(self) -> str:
         """What the agent wrote, without the end token."""
+        if len(self.segments) == 1 and self.segments[0][0] is Author.AGENT:  # nobody else wrote: the usual case
+            return self.segments[0][1]
         return "".join(text for author, text in self.segments if author is Author.AGENT)
 
     @property

@@ -83,6 +83,7 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
         self.single_action_space = self.engine.action_space()
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
+        self._vocab_size = self.tokenizer.vocab_size
         self._takes_tokens = self.engine.options.action_unit == "token"
         self._closes_response = self.engine.options.action_unit == "response"
         self._rngs: list[np.random.Generator | None] = [None] * num_envs
@@ -161,8 +162,8 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
         )
         if not valid:
             raise InvalidOptionError(
-                f'Expected options["reset_mask"] to be a bool array of shape ({self.num_envs},) with at least one True, '
-                f"actual: {mask!r}. Write e.g. `terminated | truncated`."
+                f'Expected options["reset_mask"] to be a bool array of shape ({self.num_envs},) with at least one '
+                f"True, actual: {mask!r}. Write e.g. `terminated | truncated`."
             )
         return np.asarray(mask, dtype=np.bool_)
 
@@ -190,8 +191,8 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
         counts = mask.reshape(-1, group_size).sum(axis=1)
         if np.any((counts != 0) & (counts != group_size)):
             raise InvalidOptionError(
-                f'Expected options["reset_mask"] to hold whole groups of {group_size} slots, actual: parts of the groups '
-                f"{np.flatnonzero((counts != 0) & (counts != group_size)).tolist()}. Reset a group when all of it ended."
+                f'Expected options["reset_mask"] to hold whole groups of {group_size} slots, actual: parts of groups '
+                f"{np.flatnonzero((counts != 0) & (counts != group_size)).tolist()}. Reset whole groups."
             )
 
     def _parse_seeds(self, seed: Any, slots: list[int]) -> list[tuple[int, int]]:
@@ -200,7 +201,7 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
         seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, (int, np.integer)) else list(seed)
         if len(seeds) != self.num_envs:
             raise InvalidOptionError(
-                f"Expected one seed or a list of {self.num_envs} of them, actual: {len(seeds)}. Use None where none is due."
+                f"Expected one seed or a list of {self.num_envs} of them, actual: {len(seeds)}. Use None to keep one."
             )
         return [(slot, int(seeds[slot])) for slot in slots if seeds[slot] is not None]
 
@@ -221,7 +222,7 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
         """
         if not self._ready:
             raise InvalidActionError(
-                "Expected reset() before the first step(), actual: slots without an episode. Call reset() for all slots."
+                "Expected reset() before the first step(), actual: slots without an episode. Call reset() for all."
             )
         over = self._over
         idle = None  # slots that take no action now
@@ -246,19 +247,15 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
             acted[ended] = False
         infos = self._running_infos(components, acted)
         if not same_step:
-            self._add_stop_reasons(infos, ended)
-        for slot, text in unused.items():
-            if acted[slot]:
-                infos = self._add_info(infos, {"unused_text": text}, slot)
+            self._add_infos(infos, [(slot, {"stop_reason": self._stop_reason(slot)}) for slot in ended])
+        self._add_infos(infos, [(slot, {"unused_text": text}) for slot, text in unused.items() if acted[slot]])
         infos.update(final)
 
         if self.autoreset_mode == AutoresetMode.NEXT_STEP:
             self._over = ended
-            for slot in over:
-                infos = self._add_info(infos, self._begin(slot), slot)
+            self._add_infos(infos, [(slot, self._begin(slot)) for slot in over])
         elif same_step:
-            for slot in ended:
-                infos = self._add_info(infos, self._begin(slot), slot)
+            self._add_infos(infos, [(slot, self._begin(slot)) for slot in ended])
         else:
             self._keep_flags(over, terminated, truncated)
             self._over = sorted([*over, *ended]) if ended else over
@@ -277,8 +274,10 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
             self._check_waiting(tokens, idle)
             slots = np.flatnonzero(~idle)
             tokens = tokens[slots]
+        if tokens.dtype != np.int64:
+            tokens = tokens.astype(np.int64)
         # As an unsigned number, a negative id is above every bound: one comparison instead of two.
-        if tokens.size and tokens.astype(np.int64, copy=False).view(np.uint64).max() >= self.tokenizer.vocab_size:
+        if tokens.size and tokens.view(np.uint64).max() >= self._vocab_size:
             self._refuse_tokens(tokens, slots)
         process.append_tokens(tokens, slots)
         return {}
@@ -287,7 +286,7 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
         process = self.engine.process
         if isinstance(actions, str) or len(actions) != self.num_envs:
             raise InvalidActionError(
-                f"Expected actions to be a sequence of {self.num_envs} texts, actual: {actions!r}. Pass one for each slot."
+                f"Expected actions to be a sequence of {self.num_envs} texts, actual: {actions!r}. Pass one a slot."
             )
         if idle is not None:
             self._check_waiting(actions, idle)
@@ -323,15 +322,17 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
         slot = wrong if slots is None else int(slots[wrong])
         hint = "Its episode goes on: only finished slots wait. " if tokens[wrong] == WAIT else ""
         raise InvalidActionError(
-            f"Expected an action in [0, {self.tokenizer.vocab_size}) (the vocabulary of {self.tokenizer.name!r}), actual: "
-            f"{int(tokens[wrong])} in slot {slot}. {hint}Choose actions with the same tokenizer as the environment's."
+            f"Expected an action in [0, {self.tokenizer.vocab_size}) (the vocabulary of {self.tokenizer.name!r}), "
+            f"actual: {int(tokens[wrong])} in slot {slot}. {hint}Choose actions with the environment's tokenizer."
         )
 
     def _settle(self, rewards: Floats, components: dict[str, Floats], terminated: Bools, truncated: Bools) -> list[int]:
         """Pay what is due and set the flags, slot by slot where something happened; returns the slots that ended."""
         engine, process = self.engine, self.engine.process
         self._final_transitions = {}
-        ended = []
+        if not process.events:
+            return []
+        ended: list[int] = []
         paid: list[tuple[int, Transition]] = []
         for slot in sorted(process.events):
             code = process.stop_reason_at[slot]
@@ -340,7 +341,7 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
                 (terminated if STOP_REASONS[code - 1].terminated else truncated)[slot] = True
             if components and engine.earns(slot):
                 paid.append((slot, engine.transition(slot)))
-        all_parts = engine.rewards.pay_batch([transition for _, transition in paid])
+        all_parts = engine.rewards.pay_batch([transition for _, transition in paid]) if paid else []
         for (slot, _), parts in zip(paid, all_parts, strict=True):
             rewards[slot] = math.fsum(parts.values())
             for name, part in parts.items():
@@ -356,13 +357,19 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
             return {}
         parts: dict[str, Any] = {}
         for name, values in components.items():
-            values[~acted] = 0.0  # what ended there is told in "final_info"
             parts[name], parts[f"_{name}"] = values, acted.copy()
         return {"reward_components": parts, "_reward_components": acted.copy()}
 
-    def _add_stop_reasons(self, infos: dict[str, Any], ended: Iterable[int]) -> None:
-        for slot in ended:
-            self._add_info(infos, {"stop_reason": self._stop_reason(slot)}, slot)
+    def _add_infos(self, infos: dict[str, Any], entries: Iterable[tuple[int, dict[str, Any]]]) -> None:
+        """Add the infos of single slots. Gymnasium's ``_add_info`` makes the arrays; from then on they are just set."""
+        for slot, info in entries:
+            for key, value in info.items():
+                mask = infos.get(f"_{key}")
+                if mask is None or isinstance(value, dict):
+                    self._add_info(infos, {key: value}, slot)
+                else:
+                    infos[key][slot] = value
+                    mask[slot] = True
 
     def _final_infos(self, ended: list[int], components: dict[str, Floats], unused: dict[int, str]) -> dict[str, Any]:
         """``final_obs`` and ``final_info`` of the episodes that ended, before their slots are reset."""
@@ -374,7 +381,9 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
             }
             if slot in unused:
                 info["unused_text"] = unused[slot]
-            infos = self._add_info(infos, {"final_obs": self._observation(slot), "final_info": info}, slot)
+            self._add_infos(infos, [(slot, {"final_obs": self._observation(slot), "final_info": info})])
+            for values in components.values():
+                values[slot] = 0.0  # told here, not among the infos of slots that go on
         return infos
 
     def _stop_reason(self, slot: int) -> str:
@@ -430,7 +439,7 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
         slots = sorted({*self._final_transitions, *self.process.events})
         return [(slot, self._final_transitions.get(slot) or self.engine.transition(slot)) for slot in slots]
 
-    @property
+    @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """Each slot's random generator, as in ``SyncVectorEnv``."""
         return tuple(self._rng(slot) for slot in range(self.num_envs))
@@ -466,7 +475,7 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
         chosen = list(range(self.num_envs) if slots is None else slots)
         if len(states) != len(chosen):
             raise InvalidOptionError(
-                f"Expected one state for each of {len(chosen)} slots, actual: {len(states)}. Name the slots with `slots`."
+                f"Expected one state for each of {len(chosen)} slots, actual: {len(states)}. Name them with `slots`."
             )
         for slot, state in zip(chosen, states, strict=True):
             self.process.load(slot, state)

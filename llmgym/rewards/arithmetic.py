@@ -27,6 +27,7 @@ _SAME_AS = str.maketrans(
     | dict.fromkeys("−–‒﹣", "-")
     | {"\u3000": " ", "\u00a0": " ", "\u202f": " ", "\u2009": " "}
 )
+_VARIANT = re.compile("[" + re.escape("".join(map(chr, _SAME_AS))) + "]")
 
 _NUMBER = r"[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+"
 _TOKEN = re.compile(rf"\s*(?:({_NUMBER})|(\*\*|[-+*/^()]))")
@@ -38,7 +39,8 @@ def plain(text: str) -> str:
     >>> plain("１２×３ − ４")
     '12*3 - 4'
     """
-    return text if text.isascii() else text.translate(_SAME_AS)
+    # Not str.translate: that looks up every character, and a response has hundreds of which few or none are meant.
+    return text if text.isascii() else _VARIANT.sub(lambda match: _SAME_AS[ord(match[0])], text)
 
 
 def tokenize(expression: str) -> list[str] | None:

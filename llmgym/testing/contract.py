@@ -1,7 +1,7 @@
 """The contract of a language environment, as checks that run against any of them.
 
 Gymnasium's ``check_env`` asks whether an environment keeps the API. This kit asks on top whether it is a language
-process as llmgym means it: tokens stay where they are written, the reward is the sum of its parts, the state is a value.
+process as llmgym means it: tokens stay where they are written, rewards are the sum of their parts, states are values.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def check_language_env(env: gym.Env[Any, Any], *, seed: int = 0, n_episodes: int
     Example:
         >>> from llmgym.core import LanguageEnv
         >>> from llmgym.testing import SumTask, tiny_tokenizer
-        >>> check_language_env(LanguageEnv(SumTask(), tokenizer=tiny_tokenizer(), max_prompt_tokens=8, max_new_tokens=6))
+        >>> check_language_env(LanguageEnv(SumTask(), tokenizer=tiny_tokenizer(), max_prompt_tokens=9))
     """
     assert isinstance(env.unwrapped, LanguageEnv), (
         f"Expected a LanguageEnv inside, actual: {type(env.unwrapped).__name__}."
@@ -91,7 +91,7 @@ def _play_seeded(env: gym.Env[Any, Any], seed: int, n_episodes: int) -> Trajecto
 
 
 def share_memory(left: Any, right: Any) -> bool:
-    """Whether two pieces of nested data have a dict or an array in common, so that a change to one changes the other."""
+    """Whether two pieces of nested data share a dict or an array, so that a change to one changes the other."""
     if isinstance(left, dict) and isinstance(right, dict):
         return left is right or any(share_memory(left[key], right[key]) for key in left.keys() & right.keys())
     if isinstance(left, np.ndarray) and isinstance(right, np.ndarray):

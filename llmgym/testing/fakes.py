@@ -83,8 +83,8 @@ class SumTask:
 class ToolTask(SumTask):
     """Sums, with an environment that writes: a calculator.
 
-    A turn that ends in ``calc`` gets the sum. A turn that ends in ``bye`` gets a last word, and the task is over. A turn
-    that ends in ``flood`` gets more text than any state has room for. Any other turn ends the episode.
+    A turn that ends in ``calc`` gets the sum. A turn that ends in ``bye`` gets a last word, and the task is over. A
+    turn that ends in ``flood`` gets more text than any state has room for. Any other turn ends the episode.
     """
 
     replies: ClassVar[bool] = True

@@ -140,7 +140,8 @@ def test_keywords():
 def test_sparkline():
     assert sparkline([1.0, 1.0], 5) == "▁▁"
     assert sparkline([0.0, 0.0, 7.0, 7.0], 2) == "▁█"
-    assert sparkline([float("nan")], 5) == ""
+    assert sparkline([0.0, float("nan"), 7.0], 5) == "▁ █"
+    assert sparkline([], 5) == ""
 
 
 def test_the_live_view_draws_every_reward_part():
@@ -160,6 +161,7 @@ def test_the_live_view_draws_every_reward_part():
     console.print(_live_view("title", [row, row | {"rollout/return": 0.75}], 0.5))
     text = console.export_text()
     assert "title" in text
+    assert "iteration 1" in text
     assert "▁█" in text
     assert "0.75" in text
     assert "format" in text

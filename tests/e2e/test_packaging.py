@@ -79,6 +79,24 @@ def test_the_wheel_is_complete(tmp_path, links):
     check_wheel(wheel)
 
 
+def test_an_installed_wheel_plays_and_loads_its_model(tmp_path):
+    wheel = build(copy_tree(tmp_path / "tree", links=False), "build_wheel", tmp_path / "wheel")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    code = """
+import importlib.util, sys
+sys.path.insert(0, sys.argv[1])
+import llmgym
+assert llmgym.__file__.startswith(sys.argv[1]), llmgym.__file__
+import gymnasium
+gymnasium.make("llmgym/MathReason-v0").reset(seed=0)
+if importlib.util.find_spec("torch"):
+    from llmgym.agents import Policy
+    Policy.load("tiny-reasoner")
+"""
+    python(code, str(tmp_path / "installed"))
+
+
 def test_the_wheel_made_from_the_sdist_is_complete(tmp_path):
     tree = copy_tree(tmp_path / "tree", links=True)
     sdist = build(tree, "build_sdist", tmp_path / "sdist")

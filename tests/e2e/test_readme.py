@@ -29,7 +29,7 @@ def test_block(code, printed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
-        exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})  # noqa: S102
+        exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
     actual = output.getvalue()
     if printed is not None and os.environ.get("LLMGYM_UPDATE_README"):
         old, new = (f"```python\n{code}```\n\n```text\n{text}```\n" for text in (printed, actual))

@@ -86,7 +86,8 @@ def test_acting_equals_a_full_forward_pass(name: str) -> None:
         actions, logprobs = policy.act(observe(transcripts), restarted, waiting)
         for slot in range(n):
             if waiting[slot]:
-                assert actions[slot] == -1 and logprobs[slot] == 0
+                assert actions[slot] == -1
+                assert logprobs[slot] == 0
                 continue
             expected = full_logprobs(reference, transcripts[slot])[-1, actions[slot]].item()
             assert logprobs[slot] == pytest.approx(expected, abs=1e-5), (step, slot)

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import data_equivalence, data_shares_objects
+from gymnasium.utils.env_checker import data_equivalence
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llmgym.core import LanguageEnv
 from llmgym.tasks import Problem
 from llmgym.testing import SumTask, ToolTask, tiny_tokenizer
+from llmgym.testing.contract import share_memory
 from llmgym.transcript import split_steps
 from llmgym.vector import LanguageVectorEnv
 
@@ -22,7 +23,9 @@ PROBLEM = Problem("1+1=?", "2", "p")
 
 #: Any text, and texts made of what rules look at.
 TEXTS = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=30) | st.lists(
-    st.sampled_from(["\n", "\n\n", "ab", "c\n", "1+1=2\n", "1+1=3\n", "<think>", "</think>", "<answer>2</answer>", "STOP", "你"]),
+    st.sampled_from(
+        ["\n", "\n\n", "ab", "c\n", "1+1=2\n", "1+1=3\n", "<think>", "</think>", "<answer>2</answer>", "STOP", "你"]
+    ),
     max_size=10,
 ).map("".join)
 OPTIONS = st.fixed_dictionaries(
@@ -144,7 +147,7 @@ def test_no_array_is_shared_between_calls(unit: str, mode: str, seed: int) -> No
         for i, first in enumerate(results):
             for second in results[i + 1 :]:
                 for left in leaves(first):
-                    assert not any(data_shares_objects(left, right) for right in leaves(second))
+                    assert not any(share_memory(left, right) for right in leaves(second))
             for state in own:
                 arrays = [value for value in state.values() if isinstance(value, np.ndarray)]
                 assert not any(np.shares_memory(leaf, array) for leaf in leaves(first) for array in arrays)

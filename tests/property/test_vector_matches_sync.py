@@ -15,7 +15,7 @@ from llmgym.vector import LanguageVectorEnv
 TASKS = {"sum": SumTask(), "tool": ToolTask()}
 STACK = {"correctness": 1.0, "format": {"weight": 0.1, "mode": "soft"}, "process": 0.3, "length": -0.01}
 #: Pieces that random text actions are made of: ends, hand-overs, delimiters, answers, other scripts.
-PIECES = ("<eos>", "calc", "bye", "flood", "\n", "\n\n", "ab", "c\n", "1+1=2\n", "</answer>", "<answer>3", "你好", "é", "STOP")
+PIECES = ("<eos>", "calc", "bye", "flood", "\n", "\n\n", "ab", "c\n", "1+1=2\n", "</answer>", "<answer>3", "你好", "é", "STOP")  # fmt: skip
 #: Token actions are drawn from few ids, so that all rules come to bear in short episodes.
 FEW_IDS = tiny_tokenizer().encode("abc\n\n\ncalcbye12STOP") + list(range(len(SPECIAL_TOKENS)))
 
@@ -89,7 +89,9 @@ def test_native_is_bit_identical_to_sync(
     assert_identical(list(native.clone_state()), list(sync.call("clone_state")), "states")
 
 
-@given(seed=st.integers(0, 2**31), mask=st.lists(st.booleans(), min_size=4, max_size=4).filter(any), reseed=st.booleans())
+@given(
+    seed=st.integers(0, 2**31), mask=st.lists(st.booleans(), min_size=4, max_size=4).filter(any), reseed=st.booleans()
+)
 @settings(max_examples=25, deadline=None)
 def test_partial_reset_is_bit_identical_to_sync(seed: int, mask: list[bool], reseed: bool) -> None:
     options: dict[str, Any] = {"tokenizer": tiny_tokenizer(), "max_prompt_tokens": 8, "max_new_tokens": 4}

@@ -1,9 +1,10 @@
 """What importing and using an environment may load."""
 
+import os
 import subprocess
 import sys
 
-HEAVY = ("torch", "transformers", "sympy", "rich", "matplotlib", "PIL", "datasets", "jinja2", "huggingface_hub", "pandas")
+HEAVY = ("torch", "transformers", "sympy", "rich", "matplotlib", "PIL", "datasets", "jinja2", "huggingface_hub", "pandas")  # fmt: skip
 
 USE = """
 import gymnasium, llmgym
@@ -34,3 +35,21 @@ def test_making_stepping_and_judging_load_neither_torch_nor_transformers() -> No
     added = loaded_after(USE) - loaded_after("import gymnasium")
     assert "tokenizers" in added
     assert not added & set(HEAVY)
+
+
+PLAY = """
+import gymnasium, hashlib, llmgym
+for env_id in ("llmgym/Copy-v0", "llmgym/MathReason-v0"):
+    envs = gymnasium.make_vec(env_id, num_envs=3)
+    seen = [envs.reset(seed=3)] + [envs.step([5, 6, 1]) for _ in range(6)]
+    print(hashlib.sha256(repr(seen).encode()).hexdigest())
+"""
+
+
+def test_a_seed_means_the_same_in_any_process_and_under_any_hash_seed() -> None:
+    outputs = set()
+    for hash_seed in ("1", "2"):
+        environment = os.environ | {"PYTHONHASHSEED": hash_seed}
+        done = subprocess.run([sys.executable, "-c", PLAY], capture_output=True, text=True, check=True, env=environment)
+        outputs.add(done.stdout)
+    assert len(outputs) == 1

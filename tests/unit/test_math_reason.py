@@ -89,7 +89,15 @@ def test_a_target_is_made_from_the_numbers_of_the_question():
 
 @pytest.mark.parametrize(
     ("answer", "right"),
-    [("3*5-2", True), ("(3*5)-2", True), ("5*3-2", True), ("13", False), ("3*5-2+0", False), ("2+5+3", False), ("", False)],
+    [
+        ("3*5-2", True),
+        ("(3*5)-2", True),
+        ("5*3-2", True),
+        ("13", False),
+        ("3*5-2+0", False),
+        ("2+5+3", False),
+        ("", False),
+    ],
 )
 def test_makes_target(answer, right):
     assert makes_target(answer, numbers=(2, 3, 5), target=13) is right
@@ -153,7 +161,14 @@ def test_neighbouring_seeds_do_not_walk_in_step():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"families": ["algebra"]}, {"families": []}, {"level": 6}, {"level": [1, 9]}, {"language": "fr"}, {"split": "dev"}],
+    [
+        {"families": ["algebra"]},
+        {"families": []},
+        {"level": 6},
+        {"level": [1, 9]},
+        {"language": "fr"},
+        {"split": "dev"},
+    ],
 )
 def test_an_unknown_choice_is_refused_by_name(wrong):
     (name,) = wrong
@@ -209,9 +224,9 @@ def test_real_data_sets(shared_data, tmp_path_factory, name, vocabulary):
     for seed in range(5):
         observation, _ = env.reset(seed=seed)
         problem = env.unwrapped.transcript.problem
-        assert env.unwrapped.tokenizer.decode(observation["input_ids"][observation["attention_mask"] == 1].tolist()) == (
-            env.unwrapped.transcript.prompt
-        )
+        assert env.unwrapped.tokenizer.decode(
+            observation["input_ids"][observation["attention_mask"] == 1].tolist()
+        ) == (env.unwrapped.transcript.prompt)
         assert problem.question in env.unwrapped.transcript.prompt
         for token in env.unwrapped.tokenizer.encode(f"<answer>{problem.reference_answer}</answer>"):
             env.step(token)

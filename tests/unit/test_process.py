@@ -58,7 +58,9 @@ def test_endings(options: dict[str, Any], text: str, eos: bool, reason: str, n_n
 
 def test_the_prompts_text_ends_nothing() -> None:
     """A delimiter or a stop string in the prompt is not the agent's."""
-    env = LanguageEnv(ToolTask(), tokenizer=TOKENIZER, prompt_template="a\nSTOP\n{question}\n", stop_strings=["STOP"], max_steps=1)
+    env = LanguageEnv(
+        ToolTask(), tokenizer=TOKENIZER, prompt_template="a\nSTOP\n{question}\n", stop_strings=["STOP"], max_steps=1
+    )
     env.reset(seed=0)
     *_, terminated, truncated, _ = env.step(TOKENIZER.encode("x")[0])
     assert not terminated

@@ -91,7 +91,7 @@ def test_other_field_names(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{"Q": "a?", "A": "1"}])
     task = DatasetTask(str(path), split="all", question_field="Q", answer_field="A")
     assert task.problems[0].question == "a?"
-    with pytest.raises(InvalidOptionError, match="`split`.*'dev'"):
+    with pytest.raises(InvalidOptionError, match=r"`split`.*'dev'"):
         DatasetTask(str(path), split="dev")
 
 

@@ -110,7 +110,9 @@ def test_a_name_that_leads_nowhere_is_refused(name: str) -> None:
 
 
 def test_a_hub_name_offline_is_refused_with_the_mend() -> None:
-    with pytest.raises(InvalidOptionError, match=r"nobody/nothing.*could not be fetched.*Check the name and the network"):
+    with pytest.raises(
+        InvalidOptionError, match=r"nobody/nothing.*could not be fetched.*Check the name and the network"
+    ):
         load_tokenizer("nobody/nothing")
 
 

@@ -1,0 +1,54 @@
+"""Every example runs, in a process of its own, with settings small enough for the quick suite."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+#: Example -> arguments of its `main` in the quick suite, and what its output must hold.
+EXAMPLES = {
+    "01_env_loop": ("", "return 1.10"),
+    "02_rewards": ("", "right by luck"),
+    "03_custom_env": ("", "reward: 1.0"),
+    "04_sb3": ("total_timesteps=2048", "mean return before"),
+    "05_search": ("", "continuations"),
+    "06_grpo": ("max_seconds=1, n_problems=16, folder='model'", "after:"),
+    "07_own_agent": ("n_iterations=1", "mean return"),
+}
+
+
+def test_every_example_is_here():
+    assert sorted(EXAMPLES) == sorted(path.stem for path in (ROOT / "examples").glob("[0-9]*.py"))
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example(name, tmp_path):
+    arguments, expected = EXAMPLES[name]
+    code = f"import runpy; runpy.run_path({str(ROOT / 'examples' / f'{name}.py')!r})['main']({arguments})"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert expected in run.stdout
+
+
+def test_main_job_writes_its_report(tmp_path):
+    command = [sys.executable, str(ROOT / "benchmarks" / "main_job.py"), "--output", str(tmp_path / "out")]
+    command += ["--minutes", "0.02", "--n-problems", "16", "--base-samples", "2", "--n-checks", "1", "--n-threads", "1"]
+    command += ["--seeds", "0", "1", "--grpo.problems-per-iteration", "2", "--grpo.group-size", "4"]
+    run = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    for row in ("base", "base, reasoning forced", "GRPO", "more supervised training"):
+        assert f"| {row} |" in report
+    assert "wall time" in report
+    assert (tmp_path / "out" / "report.png").stat().st_size > 10_000
+    assert (tmp_path / "out" / "results.json").exists()
+    assert (tmp_path / "out" / "seed_0" / "model" / "model.safetensors").exists()
