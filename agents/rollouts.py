@@ -1,4 +1,4 @@
-"""Experience: episodes played through ``reset`` and ``step`` of a vector environment, and through nothing else.
+"""Rollouts: episodes played through ``reset`` and ``step`` of a vector environment, and through nothing else.
 
 Responses to one problem form a group. Slots are cut into blocks of ``group_size``; the slots of a block play the same
 sequence of problems, so the k-th episodes of a block are a group. How a block gets the same problems:
@@ -62,7 +62,7 @@ class RolloutBatch:
         env_seconds: Wall time inside ``reset`` and ``step``.
         policy_seconds: Wall time inside the policy.
         seconds: Wall time of the whole collection.
-        n_dropped: Episodes begun beyond the quota and dropped (see the module's description).
+        n_dropped: Episodes played to their end beyond the quota and dropped (see the module's description).
     """
 
     group_size: int
@@ -126,6 +126,7 @@ def collect(
     group_size: int = 1,
     n_groups: int | None = None,
     seed: int | None = None,
+    seed_each_problem: bool = False,
 ) -> RolloutBatch:
     """Play ``n_groups`` problems, ``group_size`` responses each.
 
@@ -136,6 +137,9 @@ def collect(
         n_groups: Problems; ``None``: as many as there are blocks of slots.
         seed: Of the environment's reset. ``None``: a native vector environment goes on with its own random
             generators; for Gymnasium's, seeds are drawn afresh.
+        seed_each_problem: Whether problem ``p`` is that of ``seed + p``, however many slots there are. Needs a seed, and
+            an environment that is reset problem by problem (a native one with autoreset disabled); for others it
+            changes nothing.
 
     Returns:
         The episodes, ordered by problem.
@@ -145,7 +149,21 @@ def collect(
             environment was made with autoreset disabled (it has no way to wait).
         LLMGymError: If the slots of a group were posed different problems, or the environment did not append an action.
     """
-    return _Collector(envs, policy, group_size, n_groups).run(seed)
+    return _Collector(envs, policy, group_size, n_groups, seed if seed_each_problem else None).run(seed)
+
+
+def check_spaces(envs: VectorEnv[Any, Any, Any]) -> tuple[int, int]:
+    """Width of the observations and size of the vocabulary.
+
+    Raises:
+        InvalidOptionError: If the environment has no token actions.
+    """
+    observations, actions = envs.single_observation_space, envs.single_action_space
+    if not isinstance(actions, spaces.Discrete) or not isinstance(observations, spaces.Dict):
+        raise InvalidOptionError(
+            f'Expected an environment with token actions, actual: {actions}. Make it with action_unit="token".'
+        )
+    return int(observations["input_ids"].shape[0]), int(actions.n)  # type: ignore[index]
 
 
 @dataclass
@@ -156,16 +174,13 @@ class _Collector:
     policy: Policy
     group_size: int
     n_groups: int | None
+    first_problem_seed: int | None = None
     env_seconds: float = 0.0
     policy_seconds: float = 0.0
     episodes: dict[tuple[int, int, int], _Episode] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        observation_space, action_space = self.envs.single_observation_space, self.envs.single_action_space
-        if not isinstance(action_space, spaces.Discrete) or not isinstance(observation_space, spaces.Dict):
-            raise InvalidOptionError(
-                f'Expected an environment with token actions, actual: {action_space}. Make it with action_unit="token".'
-            )
+        width, n_actions = check_spaces(self.envs)
         self.n = n = self.envs.num_envs
         if self.group_size < 1 or n % self.group_size:
             raise InvalidOptionError(
@@ -180,7 +195,7 @@ class _Collector:
                 f"Expected autoreset in a {type(self.envs.unwrapped).__name__}, actual: disabled; it cannot let a slot "
                 "wait for others. Make it with AutoresetMode.SAME_STEP, or make the native one with gymnasium.make_vec."
             )
-        self.policy.n_actions = int(action_space.n)
+        self.policy.n_actions = n_actions
         self.n_blocks = n // self.group_size
         total = self.n_blocks if self.n_groups is None else self.n_groups
         if total < 1:
@@ -188,7 +203,6 @@ class _Collector:
         quota = np.full(self.n_blocks, total // self.n_blocks) + (np.arange(self.n_blocks) < total % self.n_blocks)
         self.quota = np.repeat(quota, self.group_size)  # (N,) episodes due of each slot
 
-        width = int(observation_space["input_ids"].shape[0])  # type: ignore[index]
         self.chosen = np.zeros((n, width), dtype=bool)
         self.tokens = np.zeros((n, width), dtype=np.int64)
         self.logprobs = np.zeros((n, width), dtype=np.float32)
@@ -205,14 +219,16 @@ class _Collector:
         restarted = np.ones(self.n, dtype=bool)
         spent = self.n_played >= self.quota  # slots that have no further problem to play
         idle = spent.copy()  # slots that take no action of the policy in this step
+        over = np.zeros(self.n, dtype=bool)
         while not spent.all():
             lengths = _lengths(observations)
             self.prompt_length[restarted] = lengths[restarted]
             clock = time.perf_counter()
             actions, logprobs = self.policy.act(observations, restarted, idle)
             clock = self._took("policy_seconds", clock)
-            if self.mode is not AutoresetMode.DISABLED:
-                actions = np.where(idle, 0, actions)
+            # Only a finished slot can wait. With more blocks than problems, some slots never had anything to play.
+            waits = over if self.mode is AutoresetMode.DISABLED else False
+            actions = np.where(idle & ~np.asarray(waits), 0, actions)
             acting = np.flatnonzero(~idle)
             at = lengths[acting]
             self.chosen[acting, at] = True
@@ -245,9 +261,13 @@ class _Collector:
             observations, _ = self.envs.reset(seed=seeds)  # type: ignore[arg-type]
         else:
             options: dict[str, Any] = {"group_size": self.group_size}
+            seeds: Any = seed
+            if self.first_problem_seed is not None and self.mode is AutoresetMode.DISABLED:
+                block = np.arange(self.n) // self.group_size
+                seeds = (self.first_problem_seed + self.n_played * self.n_blocks + block).tolist()
             if mask is not None:
                 options["reset_mask"] = mask
-            observations, _ = self.envs.reset(seed=seed, options=options)
+            observations, _ = self.envs.reset(seed=seeds, options=options)
         self._took("env_seconds", clock)
         return observations
 

@@ -18,6 +18,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
+import gymnasium as gym
+
 from llmgym.errors import InvalidOptionError, LLMGymError, missing_extra, unknown_name
 from llmgym.play import DEFAULT_ENV, PlayOptions, in_colour, paint, parse_keywords, play
 from llmgym.registration import ENVIRONMENTS
@@ -287,7 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if words[0] not in COMMANDS:
             raise unknown_name("a command", words[0], COMMANDS)
         COMMANDS[words[0]](words[1:])
-    except LLMGymError as error:
+    except (LLMGymError, gym.error.Error) as error:  # Gymnasium's: an id that nobody registered, a negative seed
         sys.exit(f"llmgym: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -73,7 +73,14 @@ def play(options: PlayOptions) -> None:
     if options.env not in ENVIRONMENTS:
         raise unknown_name("an environment", options.env, ENVIRONMENTS)
     kwargs = parse_keywords(options.env_kwargs)
-    kwargs.setdefault("tokenizer", TINY_REASONER if options.policy == HUMAN else options.policy)
+    for name in ("action_unit", "render_mode"):
+        if name in kwargs:
+            raise InvalidOptionError(
+                f"Expected no {name!r} among --env-kwargs, actual: {kwargs[name]!r}. Use --action-unit; `play` renders "
+                "by itself."
+            )
+    if options.policy != HUMAN:  # a person writes with the environment's own tokenizer
+        kwargs.setdefault("tokenizer", options.policy)
     env = gym.make(options.env, **kwargs, action_unit=options.action_unit, render_mode="ansi")
     core = cast(LanguageEnv, env.unwrapped)
     _, info = env.reset(seed=options.seed)
@@ -231,7 +238,8 @@ class Person:
                 line = input("> ")
                 return line if self.core.tokenizer.end_token in line else line + self.options.step_delimiter
             while not self.pending:
-                self.pending = self.core.tokenizer.encode(input("> ") or "\n")
+                # Not `encode`: what is typed goes on with a text, and has the ids that the other units would give it.
+                self.pending = self.core.tokenizer.encode_steps(input("> ") or "\n", self.options.step_delimiter)
             return self.pending.pop(0)
         except EOFError:
             return None

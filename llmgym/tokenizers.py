@@ -137,7 +137,7 @@ class Tokenizer:
             messages: ``{"role": ..., "content": ...}`` each.
 
         Raises:
-            InvalidOptionError: If the tokenizer has no chat template.
+            InvalidOptionError: If the tokenizer has no chat template, or it refuses the messages.
             MissingExtraError: If ``jinja2`` is missing.
         """
         if self.chat_template is None:
@@ -145,9 +145,22 @@ class Tokenizer:
                 f"Expected a tokenizer with a chat template, actual: {self.name!r}, which has none. "
                 'Choose another `prompt_template`, e.g. "plain".'
             )
+        try:
+            from jinja2 import TemplateError
+        except ImportError as error:
+            raise missing_extra("jinja2", "agents") from error
+
         special = {key: _token_text(value) or "" for key, value in self._config.items() if key.endswith("_token")}
-        template = _compile_template(self.chat_template)
-        return str(template.render(messages=list(messages), add_generation_prompt=True, **special))
+        # `tools` and `documents` as transformers passes them: some templates ask whether they are None.
+        special |= {"tools": None, "documents": None}
+        try:
+            template = _compile_template(self.chat_template)
+            return str(template.render(messages=list(messages), add_generation_prompt=True, **special))
+        except TemplateError as error:
+            raise InvalidOptionError(
+                f"Expected a chat template that takes these messages, actual: that of {self.name!r} refuses them "
+                f"({error}). Change `system_prompt`, or choose another `prompt_template`."
+            ) from error
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write ``tokenizer.json`` and ``tokenizer_config.json``, for :func:`load_tokenizer` and for transformers."""
@@ -300,19 +313,29 @@ def _default_template(template: Any) -> str | None:
 
 @lru_cache(maxsize=16)
 def _compile_template(source: str) -> Any:
-    try:
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-    except ImportError as error:
-        raise missing_extra("jinja2", "agents") from error
+    from jinja2 import TemplateError, nodes
+    from jinja2.ext import Extension
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """``{% generation %}`` marks what the assistant says, for training; here it means nothing."""
+
+        tags = {"generation"}  # noqa: RUF012 - Jinja's way
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
     def raise_exception(message: str) -> None:
-        raise InvalidOptionError(f"The chat template refuses the conversation: {message}. Change `system_prompt`.")
+        raise TemplateError(message)
 
-    # The settings that chat templates on the hub are written for. Sandboxed: a template is somebody else's program.
+    # What chat templates on the hub are written for (transformers' settings). Sandboxed: a template is somebody else's
+    # program. `strftime_now` is left out: with it the prompt would change from day to day, whatever the seed.
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation]
     )
     environment.globals["raise_exception"] = raise_exception
+    environment.filters["tojson"] = lambda value, **options: json.dumps(value, **({"ensure_ascii": False} | options))
     return environment.from_string(source)
 
 

@@ -79,6 +79,12 @@ def test_a_person_types_a_response_of_several_lines(capsys, monkeypatch):
     assert "<think>a\nb</think><eos>" in text
 
 
+def test_a_person_plays_with_the_environments_own_tokenizer(capsys, monkeypatch):
+    type_in(monkeypatch, "1 2 3 <eos>\n")
+    text = run(capsys, "play", "llmgym/Copy-v0", "--policy", "human")
+    assert "stop reason       end_token, after 4 tokens" in text
+
+
 def test_play_ends_with_the_input(capsys, monkeypatch):
     type_in(monkeypatch, "1\n")
     assert "no more input" in run(capsys, "play", "--policy", "human")
@@ -122,6 +128,8 @@ def test_options_come_from_the_classes(capsys):
         (["play", "llmgym/MathReason-v9"], "Expected an environment among: .* Did you mean 'llmgym/MathReason-v0'"),
         (["play", "--policy", "human", "--env-kwargs", "levle"], "Expected environment keywords as name=value"),
         (["play", "--policy", "human", "--env-kwargs", "level=99"], "Expected .*99"),
+        (["play", "--policy", "human", "--env-kwargs", "action_unit=step"], "Expected no 'action_unit'.*--action-unit"),
+        (["play", "--policy", "human", "--seed", "-1"], "Seed must be greater or equal to zero"),
         (["train", "gpro"], "Expected an algorithm among: grpo; .* Did you mean 'grpo'"),
         (["train"], "Expected an algorithm among: grpo"),
     ],

@@ -37,6 +37,13 @@ def test_making_stepping_and_judging_load_neither_torch_nor_transformers() -> No
     assert not added & set(HEAVY)
 
 
+def test_the_module_prefix_needs_no_import() -> None:
+    """In a fresh interpreter: here llmgym is long imported."""
+    code = "import gymnasium; gymnasium.make('llmgym:llmgym/MathReason-v0').reset(seed=0)"
+    code += "; gymnasium.make_vec('llmgym:llmgym/MathReason-v0', num_envs=2).reset(seed=0)"
+    assert "llmgym" in loaded_after(code)
+
+
 PLAY = """
 import gymnasium, hashlib, llmgym
 for env_id in ("llmgym/Copy-v0", "llmgym/MathReason-v0"):

@@ -131,6 +131,34 @@ def test_no_chat_template_is_an_error() -> None:
         tiny_tokenizer().apply_chat_template([])
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% if tools is not none %}{% for t in tools %}{{ t }}{% endfor %}{% endif %}{{ messages[0].content }}",
+        "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
+        "{%- for m in messages %}\n    {%- if m.role == 'x' %}{% continue %}{% endif %}\n{{ m | tojson }}\n{% endfor %}",
+        "{{ bos_token }}{% if not documents %}{{ messages[-1]['content'].strip() }}{% endif %}{{ eos_token }}",
+    ],
+)
+def test_a_chat_reads_as_transformers_writes_it(template: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    messages = [{"role": "x", "content": "你 <b>"}, {"role": "user", "content": " hi "}]
+    tokenizer = Tokenizer.from_json(tiny_tokenizer()._json, eos_token="<eos>", chat_template=template)
+    theirs = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer._backend, eos_token="<eos>", chat_template=template
+    )
+    assert tokenizer.apply_chat_template(messages) == theirs.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True
+    )
+
+
+@pytest.mark.parametrize("template", ["{{ raise_exception('no system role') }}", "{{ strftime_now('%d') }}", "{% if %}"])
+def test_a_chat_template_that_refuses_names_the_mend(template: str) -> None:
+    tokenizer = Tokenizer.from_json(tiny_tokenizer()._json, eos_token="<eos>", chat_template=template)
+    with pytest.raises(InvalidOptionError, match=r"chat template that takes these messages.*Change `system_prompt`"):
+        tokenizer.apply_chat_template([{"role": "user", "content": "hi"}])
+
+
 def test_a_sentencepiece_style_tokenizer_continues_without_a_blank() -> None:
     """Such tokenizers put a blank before the first word of a text; a reasoning step is not the start of a text."""
     pieces = ["<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "b", "▁a"]
