@@ -38,7 +38,8 @@ test: $(READY) ## Run the quick tests: offline, no GPU
 	@$(PYTEST) -n $(JOBS) -q
 
 slow: $(READY) ## Run the long tests: learning over several seeds, property tests with many examples
-	@LLMGYM_HYPOTHESIS_PROFILE=wide $(PYTEST) -m "(slow or learning) and not gpu and not network"
+	@$(PYTEST) -m "(slow or learning) and not gpu and not network"
+	@LLMGYM_HYPOTHESIS_PROFILE=wide $(PYTEST) -n $(JOBS) -q tests/property
 
 lint: $(READY) ## Check format, lint, types and layers
 	@$(BIN)/ruff format --check .

@@ -73,8 +73,8 @@ def evaluate(
 ) -> Evaluation:
     """Play ``n_problems`` problems, ``samples`` responses each.
 
-    The problems depend on ``seed``, the number of slots and the environment only, so two policies that are evaluated
-    alike face the same ones.
+    Problem ``p`` is that of ``seed + p``, whatever ``samples`` and the number of slots, where a native vector
+    environment was made with autoreset disabled. Elsewhere the problems depend on ``samples`` and the slots too.
 
     Args:
         policy: Who plays, at its own temperature. Its random generator is seeded for this and put back afterwards.
@@ -89,7 +89,7 @@ def evaluate(
     state = policy.generator.get_state()
     policy.generator.manual_seed(seed)
     try:
-        batch = collect(envs, policy, group_size=samples, n_groups=n_problems, seed=seed)
+        batch = collect(envs, policy, group_size=samples, n_groups=n_problems, seed=seed, seed_each_problem=True)
     finally:
         policy.generator.set_state(state)
         policy.forget()
@@ -143,8 +143,8 @@ def pass_at_k(n_solved: npt.NDArray[np.int64], n_samples: int, k: int) -> float:
 def pass_interval(solved: npt.NDArray[np.bool_]) -> tuple[float, float]:
     """95 % interval of pass@1.
 
-    One response a problem: Wilson's score interval. Several: responses to one problem resemble one another, so the
-    problems' means are what varies, ``mean +- 1.96 std / sqrt(P)``, within [0, 1].
+    One response a problem, or one problem: Wilson's score interval. Several: responses to one problem resemble one
+    another, so the problems' means are what varies, ``mean +- 1.96 std / sqrt(P)``, within [0, 1].
 
     Args:
         solved: ``(P, samples)`` bool.

@@ -44,7 +44,7 @@ from llmgym.agents.optimizers import MixedPrecisionAdamW
 from llmgym.agents.policies import Policy
 from llmgym.agents.progress import progress_line
 from llmgym.agents.prompt_states import PromptStates
-from llmgym.agents.rollouts import Bools, Ints, RolloutBatch, collect
+from llmgym.agents.rollouts import Bools, Ints, RolloutBatch, check_spaces, collect
 from llmgym.errors import InvalidOptionError
 
 _AGENT_FILE = "agent.json"
@@ -139,8 +139,10 @@ class GRPO:
     """A policy that learns by comparing its own responses.
 
     Args:
-        policy: ``"tiny-reasoner"``, a folder, a hub name, a transformers model, or a :class:`Policy`.
-        env: Id of an environment, or a vector environment with token actions.
+        policy: ``"tiny-reasoner"``, a folder, a hub name, a transformers model, or a :class:`Policy`, whose temperature
+            and seed become those of ``config``.
+        env: Id of an environment, or a vector environment with token actions. An id of llmgym's is made with the
+            policy's tokenizer, if it has one, and with autoreset disabled, unless ``env_kwargs`` says otherwise.
         config: Hyperparameters; ``None``: the defaults.
         env_kwargs: Keyword arguments of the environment, where ``env`` is an id.
         **overrides: Fields of :class:`GRPOConfig` that differ from ``config``.
@@ -153,7 +155,7 @@ class GRPO:
 
     Attributes:
         n_timesteps: Tokens that the policy has written in training.
-        n_iterations: Rounds of collecting and updating.
+        n_iterations: Times that it collected a rollout and updated on it.
         env_seconds: Wall time spent inside the environment in training.
         train_seconds: Wall time of training, evaluations by callbacks left out.
     """
@@ -174,20 +176,25 @@ class GRPO:
         self.env_kwargs = dict(env_kwargs or {})
         if isinstance(env, str):
             self.env_id: str | None = env
-            if (
-                isinstance(policy, (str, Path))
-                and self.policy.tokenizer is not None
-                and env.split(":")[-1].startswith("llmgym/")
-            ):
-                self.env_kwargs.setdefault("tokenizer", str(policy))
+            if self.policy.tokenizer is not None and env.split(":")[-1].startswith("llmgym/"):
+                own_tokenizer = str(policy) if isinstance(policy, (str, Path)) else self.policy.tokenizer
+                self.env_kwargs.setdefault("tokenizer", own_tokenizer)
             n_responses = self.config.group_size * self.config.problems_per_iteration
             self.envs = self._make_envs(self.config.num_envs or n_responses)
         else:
             self.envs = env
-            self.env_id = env.spec.id if env.spec is not None else None
+            # A wrapper (of rewards, say) is not in the spec: another environment of that id would be a different one.
+            self.env_id = env.spec.id if env.spec is not None and env is env.unwrapped else None
             if env.spec is not None:
                 own = ("num_envs", "vectorization_mode", "vector_kwargs", "autoreset_mode")  # of that instance alone
                 self.env_kwargs = {key: value for key, value in env.spec.kwargs.items() if key not in own}
+        self._width, n_actions = check_spaces(self.envs)
+        if self.policy.tokenizer is not None and self.policy.tokenizer.vocab_size != n_actions:
+            raise InvalidOptionError(
+                f"Expected an environment with the policy's own vocabulary of {self.policy.tokenizer.vocab_size}, "
+                f"actual: {n_actions}. Make it with the policy's tokenizer."
+            )
+        self.policy.n_actions = n_actions  # before the reference is copied: both have one distribution
         if self.policy.tokenizer is None:  # to show text, and to be saved with the model
             self.policy.tokenizer = getattr(self.envs.unwrapped, "tokenizer", None)
         self.reference = self.policy.frozen_copy() if self.config.kl_coef > 0 else None
@@ -204,9 +211,7 @@ class GRPO:
         self.env_seconds = 0.0
         self.train_seconds = 0.0
         self._rng = np.random.default_rng(self.config.seed)
-        observation_space = self.envs.single_observation_space
-        assert isinstance(observation_space, gym.spaces.Dict)  # collect() explains what it needs
-        self._width = int(observation_space["input_ids"].shape[0])  # type: ignore[index]
+        self._first_iteration = 0  # of this optimiser; see _learning_rate
         on_cpu = self.policy.device.type == "cpu"
         self._microbatch_tokens = self.config.microbatch_tokens or (2048 if on_cpu else 32_768)
 
@@ -235,12 +240,15 @@ class GRPO:
             progress_bar: Whether to show a line of progress.
 
         Raises:
-            InvalidOptionError: If neither budget is given.
+            InvalidOptionError: If neither budget is given, or one is not above 0.
         """
         if total_timesteps is None and max_seconds is None:
             raise InvalidOptionError(
                 "Expected a budget, actual: neither total_timesteps nor max_seconds. Give at least one of them."
             )
+        for name, budget in (("total_timesteps", total_timesteps), ("max_seconds", max_seconds)):
+            if budget is not None and not budget > 0:
+                raise InvalidOptionError(f"Expected {name} > 0, actual: {budget}. Raise it, or leave it out.")
         first_timestep, first_second = self.n_timesteps, self.train_seconds
 
         def share_spent() -> float:
@@ -403,7 +411,7 @@ class GRPO:
         return result
 
     def _learning_rate(self, budget_spent: float) -> float:
-        warm = min(1.0, (self.n_iterations + 1) / (self.config.warmup_iterations + 1))
+        warm = min(1.0, (self.n_iterations - self._first_iteration + 1) / (self.config.warmup_iterations + 1))
         fall = 1.0 - (1.0 - self.config.final_learning_rate) * min(1.0, budget_spent)
         return self.config.learning_rate * warm * fall
 
@@ -434,11 +442,15 @@ class GRPO:
             **env_kwargs: Further keyword arguments of the environment that differ from training.
 
         Raises:
-            InvalidOptionError: If the agent was given a vector environment that names no id to make another one of.
+            InvalidOptionError: If a number is below 1, or the agent was given a vector environment that does not say
+                how to make another one (no spec, or inside a wrapper).
         """
+        for name, number in (("n_problems", n_problems), ("samples", samples), ("num_envs", num_envs)):
+            if number < 1:
+                raise InvalidOptionError(f"Expected {name} >= 1, actual: {number}. Raise it.")
         if self.env_id is None:
             raise InvalidOptionError(
-                "Expected an environment with an id, actual: a vector environment without spec. "
+                "Expected an environment with an id, actual: a vector environment without spec, or inside a wrapper. "
                 "Use llmgym.agents.evaluate(agent.policy, envs) with one for held-out problems."
             )
         blocks = min(n_problems, max(1, num_envs // samples))
@@ -450,11 +462,17 @@ class GRPO:
             envs.close()
 
     def save(self, folder: str | Path) -> Path:
-        """Write model, tokenizer and settings to ``folder``, all or nothing: an old folder is replaced at the end.
+        """Write model, tokenizer and settings to ``folder``; an earlier save there is replaced when all is written.
 
-        The optimiser's state is not kept: an agent that was loaded goes on with a fresh one.
+        What else the folder holds (a log) stays. Not kept are the optimiser's state, the random generators and the
+        reference policy: see :meth:`load`.
+
+        Raises:
+            InvalidOptionError: If ``folder`` is a file, or JSON cannot hold ``env_kwargs``.
         """
         target = Path(folder)
+        if target.exists() and not target.is_dir():
+            raise InvalidOptionError(f"Expected a folder to save to, actual: {str(folder)!r}, a file. Name another.")
         target.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         try:
@@ -462,33 +480,33 @@ class GRPO:
             settings = {
                 "algorithm": "grpo",
                 "env": self.env_id,
-                "env_kwargs": {k: v for k, v in self.env_kwargs.items() if k != "tokenizer"},
+                "env_kwargs": _plain({k: v for k, v in self.env_kwargs.items() if k != "tokenizer"}),
+                "forbidden": {str(token): list(after) for token, after in self.policy.forbidden.items()},
                 "config": asdict(self.config),
                 "n_timesteps": self.n_timesteps,
                 "n_iterations": self.n_iterations,
                 "train_seconds": self.train_seconds,
                 "env_seconds": self.env_seconds,
+                "files": sorted([_AGENT_FILE, *(path.name for path in draft.iterdir())]),
             }
             (draft / _AGENT_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
             draft.chmod(0o755)  # temporary folders are private
-            if target.exists():
-                old = Path(mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-                target.rename(old / "old")
-                draft.rename(target)
-                shutil.rmtree(old)
-            else:
-                draft.rename(target)
+            _put_in_place(draft, target)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         return target
 
     @classmethod
     def load(cls, folder: str | Path, env: str | VectorEnv[Any, Any, Any] | None = None, **overrides: Any) -> GRPO:
-        """An agent as it was saved.
+        """An agent as it was saved: it plays as it did, and :meth:`learn` goes on from its weights and counters.
+
+        Learning does not repeat what an unbroken run would have done: the optimiser starts afresh and its learning rate
+        warms up again, problems and sampling come from new random numbers, and the reference of a KL penalty is the
+        policy as it was loaded.
 
         Args:
             folder: What :meth:`save` wrote.
-            env: Another environment than the saved one; needed if that had no id.
+            env: Another environment than the saved one, without its keyword arguments; needed if that had no id.
             **overrides: Fields of :class:`GRPOConfig` that differ from the saved ones.
 
         Raises:
@@ -506,10 +524,53 @@ class GRPO:
             raise InvalidOptionError(
                 "Expected `env`, actual: None, and the saved agent had an environment without an id. Pass one."
             )
-        agent = cls(str(folder), chosen, config, env_kwargs=saved["env_kwargs"], **overrides)
+        env_kwargs = saved["env_kwargs"] if chosen == saved["env"] else {}
+        agent = cls(str(folder), chosen, config, env_kwargs=env_kwargs, **overrides)
+        for policy in (agent.policy, agent.reference):
+            if policy is not None:
+                policy.forbidden = {int(token): after for token, after in saved["forbidden"].items()}
         agent.n_timesteps, agent.n_iterations = saved["n_timesteps"], saved["n_iterations"]
         agent.train_seconds, agent.env_seconds = saved["train_seconds"], saved["env_seconds"]
+        # With the generators of the start, it would be posed the problems of the start once more.
+        agent._first_iteration = agent.n_iterations
+        agent._rng = np.random.default_rng([agent.config.seed, agent.n_iterations])
+        agent.policy.generator.manual_seed(int(agent._rng.integers(2**31)))
         return agent
+
+
+def _plain(env_kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    for name, value in env_kwargs.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise InvalidOptionError(
+                f"Expected env_kwargs that JSON can hold, actual: {name}={value!r}. Make the agent with plain values, "
+                "or save its model alone by agent.policy.save(folder)."
+            ) from error
+    return env_kwargs
+
+
+def _put_in_place(draft: Path, target: Path) -> None:
+    """``draft`` becomes ``target``; what ``target`` held that no save had written moves into it."""
+    if not target.exists():
+        draft.rename(target)
+        return
+    file = target / _AGENT_FILE
+    ours = json.loads(file.read_text(encoding="utf-8")).get("files", []) if file.is_file() else []
+    aside = Path(mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    old = aside / "old"
+    try:
+        target.rename(old)
+        draft.rename(target)
+    except BaseException:
+        if old.exists():
+            old.rename(target)
+        aside.rmdir()
+        raise
+    for entry in list(old.iterdir()):
+        if entry.name not in ours and not (target / entry.name).exists():
+            entry.rename(target / entry.name)
+    shutil.rmtree(aside)
 
 
 class _Sums:

@@ -35,7 +35,9 @@ def clipped_policy_loss(
 
     Source: Schulman et al., arXiv:1707.06347v2, eq. 7; Shao et al., arXiv:2402.03300v3, eq. 3.
     """
-    _same_shape(logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages.expand_as(logprobs))
+    _same_shape(logprobs=logprobs, old_logprobs=old_logprobs)
+    if advantages.shape != (len(logprobs), 1):
+        _same_shape(logprobs=logprobs, advantages=advantages)
     ratio = torch.exp(logprobs - old_logprobs)
     high = clip_range if clip_range_high is None else clip_range_high
     clipped = ratio.clamp(1.0 - clip_range, 1.0 + high)

@@ -22,6 +22,7 @@ class MetricsLog:
 
     def __init__(self, folder: str | Path | None) -> None:
         self.path = None if folder is None else Path(folder) / LOG_FILE
+        self._mended = False
         self._run = time.strftime("%Y-%m-%dT%H:%M:%S")
 
     def write(self, metrics: Mapping[str, Any]) -> None:
@@ -29,10 +30,22 @@ class MetricsLog:
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self._mended:
+            _cut_torn_line(self.path)
+            self._mended = True
         # NaN and infinity are not JSON; null says "no number here" to every reader.
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"run": self._run, **clean}, ensure_ascii=False) + "\n")
+
+
+def _cut_torn_line(path: Path) -> None:
+    """What a crash left of a line would make the next one unreadable too."""
+    if path.is_file():
+        whole = path.read_bytes()
+        if not whole.endswith(b"\n"):
+            with path.open("r+b") as file:
+                file.truncate(whole.rfind(b"\n") + 1)
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:

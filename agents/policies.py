@@ -148,7 +148,14 @@ class Policy:
 
     @forbidden.setter
     def forbidden(self, value: Mapping[int, Sequence[int]]) -> None:
-        self._forbidden = {int(token): tuple(int(b) for b in after) for token, after in value.items()}
+        forbidden = {int(token): tuple(int(b) for b in after) for token, after in value.items()}
+        known = int(self._config.vocab_size)
+        for wrong in [i for token, after in forbidden.items() for i in (token, *after) if not 0 <= i < known]:
+            raise InvalidOptionError(
+                f"Expected `forbidden` to hold ids in [0, {known}) (the model's vocabulary), actual: {wrong}. "
+                "Take them from the model's own tokenizer."
+            )
+        self._forbidden = forbidden
         # Row 0 forbids nothing; each token with a rule points to a row of its own.
         self._rule_of_token = torch.zeros(self._config.vocab_size, dtype=torch.long, device=self.device)
         self._rules = torch.zeros(len(value) + 1, self._n_actions, dtype=torch.bool, device=self.device)
@@ -225,6 +232,7 @@ class Policy:
 
         Raises:
             InvalidActionError: If a slot that did not restart shows no new token.
+            InvalidOptionError: If a transcript is longer than the model's positions reach.
         """
         ids = np.asarray(observations["input_ids"])
         n_slots = len(ids)
@@ -245,6 +253,11 @@ class Policy:
         uniforms = torch.rand(n_slots, 1, generator=self.generator, dtype=torch.float64)
         if not live.any():
             return actions, logprobs
+        if lengths[live].max() > self._last_position + 1:
+            raise InvalidOptionError(
+                f"Expected transcripts of at most {self._last_position + 1} tokens (the model's positions), actual: "
+                f"{int(lengths[live].max())}. Make the environment with a smaller max_prompt_tokens or max_new_tokens."
+            )
         logits = self._advance(slots, ids, lengths, np.flatnonzero(fresh))  # (n_live, n_actions), in order of rows
         acting = slots.slot[: slots.n_rows]
         last = torch.as_tensor(ids[acting, lengths[acting] - 1], dtype=torch.long).to(self.device)

@@ -13,6 +13,7 @@ def progress_line(shown: bool) -> Iterator[Callable[[float, Mapping[str, Any]], 
     if not shown:
         yield lambda share, metrics: None
         return
+    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -21,7 +22,8 @@ def progress_line(shown: bool) -> Iterator[Callable[[float, Mapping[str, Any]], 
         TimeRemainingColumn(),
         TextColumn("{task.description}"),
     )
-    with Progress(*columns, refresh_per_second=4) as progress:
+    console = Console()
+    with Progress(*columns, refresh_per_second=4, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("collecting", total=1.0)
 
         def show(share: float, metrics: Mapping[str, Any]) -> None:

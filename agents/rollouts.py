@@ -137,8 +137,8 @@ def collect(
         n_groups: Problems; ``None``: as many as there are blocks of slots.
         seed: Of the environment's reset. ``None``: a native vector environment goes on with its own random
             generators; for Gymnasium's, seeds are drawn afresh.
-        seed_each_problem: Whether problem ``p`` is that of ``seed + p``, however many slots there are. Needs a seed, and
-            an environment that is reset problem by problem (a native one with autoreset disabled); for others it
+        seed_each_problem: Whether problem ``p`` is that of ``seed + p``, however many slots there are. Needs a seed,
+            and an environment that is reset problem by problem (a native one with autoreset disabled); for others it
             changes nothing.
 
     Returns:
@@ -226,9 +226,8 @@ class _Collector:
             clock = time.perf_counter()
             actions, logprobs = self.policy.act(observations, restarted, idle)
             clock = self._took("policy_seconds", clock)
-            # Only a finished slot can wait. With more blocks than problems, some slots never had anything to play.
-            waits = over if self.mode is AutoresetMode.DISABLED else False
-            actions = np.where(idle & ~np.asarray(waits), 0, actions)
+            # Only a finished slot can wait; with more blocks than problems, some sit out an episode that goes on.
+            actions = np.where(idle & ~over if self.mode is AutoresetMode.DISABLED else idle, 0, actions)
             acting = np.flatnonzero(~idle)
             at = lengths[acting]
             self.chosen[acting, at] = True

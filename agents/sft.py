@@ -160,10 +160,12 @@ class SFT:
             Optimizer steps done.
 
         Raises:
-            ValueError: If neither budget is given.
+            ValueError: If neither budget is given, or one is not above 0.
         """
         if n_steps is None and max_seconds == math.inf:
             raise ValueError("Expected `n_steps` or `max_seconds`, actual: neither. Give one of them.")
+        if (n_steps is not None and n_steps <= 0) or max_seconds <= 0:
+            raise ValueError(f"Expected budgets > 0, actual: {n_steps=}, {max_seconds=}. Raise them.")
         started = time.perf_counter()
         done = 0
         self.model.train()

@@ -126,7 +126,7 @@ def run_seed(job: MainJob, seed: int, console: Console) -> SeedResult:
         agent.policy = Policy(base, agent.policy.tokenizer, n_actions=agent.policy.n_actions, seed=seed)
         # The rates are those at which the base's own training ended its steady phase, fallen by ten.
         sft = SFTConfig(learning_rate=2e-4, muon_learning_rate=2e-3, seed=seed)
-        SFT(base, supervised_examples(agent.policy, seed + 1), sft).learn(max_seconds=60 * job.minutes)
+        SFT(base, supervised_examples(agent.policy, 1000 + seed), sft).learn(max_seconds=60 * job.minutes)
         assess("more supervised training")
     return SeedResult(seed, rows, checks, iterations, share)
 
@@ -144,7 +144,8 @@ def interval_over_seeds(values: Sequence[float]) -> str:
     mean = 100 * float(np.mean(values))
     if len(values) < 2:
         return f"{mean:.1f} %"
-    half = 100 * T_QUANTILES[len(values) - 1] * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    quantile = T_QUANTILES[min(len(values) - 1, max(T_QUANTILES))]  # beyond the table: a little too wide
+    half = 100 * quantile * float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return f"{mean:.1f} ± {half:.1f} %"
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from hashlib import blake2b
 from operator import add, floordiv, mul, sub
 from typing import Any, ClassVar, Literal
@@ -466,6 +465,18 @@ def makes_target(answer: str, numbers: tuple[int, ...], target: int) -> bool:
     return used is not None and sorted(used) == sorted(numbers) and evaluate(answer) == target
 
 
+@dataclass(frozen=True, slots=True)
+class MakesTarget:
+    """:func:`makes_target` for one problem; equal where the problems are (a ``functools.partial`` is not)."""
+
+    numbers: tuple[int, ...]
+    target: int
+
+    def __call__(self, answer: str) -> bool:
+        """Whether the answer makes the target."""
+        return makes_target(answer, self.numbers, self.target)
+
+
 def _target(rng: random.Random, level: int) -> Draft:
     """Make a target from given numbers, each used once. Many answers are right; a check decides."""
     product_of_two, count = {1: (False, 3), 2: (True, 3), 3: (False, 4), 4: (True, 4), 5: (True, 5)}[level]
@@ -491,7 +502,7 @@ def _target(rng: random.Random, level: int) -> Draft:
         answer=expression,
         steps=dict.fromkeys(LANGUAGES, tuple(steps)),
         shortcut=f"{expression}={target}",
-        accepts=partial(makes_target, numbers=tuple(numbers), target=target),
+        accepts=MakesTarget(tuple(numbers), target),
     )
 
 
@@ -660,18 +671,27 @@ def _task(
     level: int | Sequence[int] | None,
     language: str | Sequence[str] | None,
     dataset: str | None,
+    question_field: str | None,
+    answer_field: str | None,
 ) -> Task:
     """Generated problems, or those of a data set."""
+    named = {"question_field": question_field, "answer_field": answer_field}
+    fields = {name: value for name, value in named.items() if value is not None}
     generated = {"families": families, "level": level, "language": language}
     given = {name: value for name, value in generated.items() if value is not None}
     if dataset is None:
+        if fields:
+            raise InvalidOptionError(
+                f"Expected `question_field` and `answer_field` with `dataset` only, actual: {fields} without one. "
+                "Leave them out, or name the `dataset`."
+            )
         return MathTask(split=split, **given)  # type: ignore[arg-type]  # it checks what it is given
     if families is not None or level is not None or not isinstance(language, str | None):
         raise InvalidOptionError(
             f"Expected no `families` or `level`, and a single `language`, with `dataset={dataset!r}`, actual: {given}. "
             "They choose among generated problems: leave them out."
         )
-    return DatasetTask(dataset, split=split, language=language or "en")
+    return DatasetTask(dataset, split=split, language=language or "en", **fields)
 
 
 class MathReasonEnv(LanguageEnv):
@@ -710,6 +730,7 @@ class MathReasonEnv(LanguageEnv):
     `split="train"`: or `"test"`; with `dataset` also `"all"`. `families=None`: all, or names of some.
     `level=(2, 3)`: one or several from 1 to 5. `language=("en", "zh")`: one or both.
     `dataset=None`: path of a JSONL(.gz) file with `question` and `answer` fields, or a name on the Hugging Face hub.
+    `question_field=None`, `answer_field=None`: other names of its two fields.
     And those of every llmgym environment: see `llmgym.core.EnvOptions`.
 
     ## References
@@ -727,9 +748,11 @@ class MathReasonEnv(LanguageEnv):
         level: int | Sequence[int] | None = None,
         language: str | Sequence[str] | None = None,
         dataset: str | None = None,
+        question_field: str | None = None,
+        answer_field: str | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(_task(split, families, level, language, dataset), **options)
+        super().__init__(_task(split, families, level, language, dataset, question_field, answer_field), **options)
 
 
 class MathReasonVectorEnv(LanguageVectorEnv):
@@ -744,6 +767,9 @@ class MathReasonVectorEnv(LanguageVectorEnv):
         level: int | Sequence[int] | None = None,
         language: str | Sequence[str] | None = None,
         dataset: str | None = None,
+        question_field: str | None = None,
+        answer_field: str | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(_task(split, families, level, language, dataset), num_envs, **options)
+        task = _task(split, families, level, language, dataset, question_field, answer_field)
+        super().__init__(task, num_envs, **options)

@@ -42,7 +42,8 @@ def check_template(template: str, system_prompt: str | None) -> None:
         InvalidOptionError: If ``template`` is neither a name nor a text with ``{question}`` in it, or a system prompt
             is given for a template that has no place for it.
     """
-    if template != CHAT and template not in PROMPT_TEMPLATES and _PLACE not in template:
+    known = isinstance(template, str) and (template in (*PROMPT_TEMPLATES, CHAT) or _PLACE in template)
+    if not known:
         names = ", ".join(sorted([*PROMPT_TEMPLATES, CHAT]))
         raise InvalidOptionError(
             f"Expected `prompt_template` among {names}, or a text with {_PLACE} in it, actual: {template!r}. "

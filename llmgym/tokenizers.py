@@ -150,7 +150,9 @@ class Tokenizer:
         except ImportError as error:
             raise missing_extra("jinja2", "agents") from error
 
-        special = {key: _token_text(value) or "" for key, value in self._config.items() if key.endswith("_token")}
+        special: dict[str, Any] = {
+            key: _token_text(value) or "" for key, value in self._config.items() if key.endswith("_token")
+        }
         # `tools` and `documents` as transformers passes them: some templates ask whether they are None.
         special |= {"tools": None, "documents": None}
         try:
@@ -317,7 +319,7 @@ def _compile_template(source: str) -> Any:
     from jinja2.ext import Extension
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    class Generation(Extension):
+    class Generation(Extension):  # type: ignore[misc]  # Jinja is optional, and not followed
         """``{% generation %}`` marks what the assistant says, for training; here it means nothing."""
 
         tags = {"generation"}  # noqa: RUF012 - Jinja's way

@@ -1,6 +1,6 @@
 """Makes the tiny model that ships with the package, from nothing: tokenizer, architecture, supervised training.
 
-    python scripts/make_tiny_reasoner.py                     # about 45 minutes on two CPU cores
+    python scripts/make_tiny_reasoner.py                     # about 50 minutes on two CPU cores
     python scripts/make_tiny_reasoner.py --max-steps 200 --output /tmp/tiny   # a quick look
 
 The same seed gives the same weights on the same machine and library versions. The data are problems of the train
@@ -10,7 +10,7 @@ split of ``llmgym/MathReason-v0``, each with one of three responses:
 - *short*: the solution as a single line, several operations done in one go;
 - *full*: one small operation a line.
 
-In each of two stages it first learns to calculate, from a mix of all three. Then, while the learning rate falls, most
+In each of three stages it first learns to calculate, from a mix of all three. Then, while the learning rate falls, most
 examples are terse, so that the base answers badly on its first try and well on one of several: the gap that
 reinforcement learning closes. Nothing tells the model which of the three it should prefer.
 """
@@ -60,10 +60,11 @@ class Stage:
     decay_share: float
 
 
-#: Short numbers first; then longer ones, which take the same small operations, more of them.
+#: Short numbers first; then longer ones, which take the same small operations, more of them. Each stage is more terse.
 STAGES = (
     Stage((1, 2), 2800, 310_000, learning_mix=(0.2, 0.3), final_mix=(0.64, 0.18), decay_share=0.35),
     Stage((2, 3), 1100, 100_000, learning_mix=(0.1, 0.2), final_mix=(0.75, 0.1), decay_share=0.5),
+    Stage((2, 3), 900, 67_000, learning_mix=(0.05, 0.15), final_mix=(0.85, 0.05), decay_share=0.5),
 )
 
 

@@ -47,7 +47,9 @@ class TranscriptReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         unwrapped: Any = self.unwrapped
         due = self.scorer.due(unwrapped.last_transition) if unwrapped.process.events else 0.0
         part = weighted(due, self.weight)
-        inner = info["reward_components"]
+        inner = info.get("reward_components")
+        if inner is None:  # a wrapper in between has reset the environment instead (gymnasium.wrappers.Autoreset)
+            return observation, float(reward), terminated, truncated, info
         components = {**inner, self.scorer.name: part}
         return (
             observation,

@@ -122,6 +122,16 @@ def test_clipped_loss_by_hand() -> None:
     assert np.allclose(wider, [[-2.8, 3.0, -1.0, 1.6, -3.3]])
 
 
+def test_losses_refuse_shapes_that_disagree() -> None:
+    two, three = torch.zeros(2, 3), torch.zeros(2, 4)
+    with pytest.raises(ValueError, match=r"advantages.*\(2, 4\)"):
+        clipped_policy_loss(two, two, three, clip_range=0.2)
+    with pytest.raises(ValueError, match=r"old_logprobs.*\(2, 4\)"):
+        clipped_policy_loss(two, three, two[:, :1], clip_range=0.2)
+    with pytest.raises(ValueError, match=r"ref_logprobs.*\(2, 4\)"):
+        kl_to_ref(two, three)
+
+
 def test_gradient_stops_where_clipped() -> None:
     logprobs = tensor([1.5, 1.5, 0.5, 0.5]).log().requires_grad_()
     advantages = tensor([2.0, -2.0, 2.0, -2.0])

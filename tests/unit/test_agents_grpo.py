@@ -10,15 +10,17 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.vector import AutoresetMode, VectorWrapper
 
 torch = pytest.importorskip("torch")
 
 from llmgym.agents.grpo import GRPO, GRPOConfig, main  # noqa: E402
 from llmgym.agents.metrics import MetricsLog, read_metrics  # noqa: E402
 from llmgym.agents.optimizers import MixedPrecisionAdamW  # noqa: E402
+from llmgym.agents.policies import Policy  # noqa: E402
 from llmgym.agents.rollouts import RolloutBatch, collect  # noqa: E402
 from llmgym.errors import InvalidOptionError  # noqa: E402
-from tests.unit.agent_fakes import VOCABULARY, tiny_llama  # noqa: E402
+from tests.unit.agent_fakes import VOCABULARY, echo_envs, tiny_llama  # noqa: E402
 
 SMALL = GRPOConfig(group_size=4, problems_per_iteration=6, n_minibatches=2, log_dir=None)
 
@@ -93,6 +95,53 @@ def test_the_gradient_is_the_formula() -> None:
             assert torch.allclose(mine.grad, theirs.grad, atol=1e-6, rtol=1e-3)
 
 
+def test_the_gradient_with_kl_and_text_of_the_environment_is_the_formula() -> None:
+    """Eq. 3 with its KL term, all tokens alike; what the environment wrote is read, and counts nowhere."""
+    agent = GRPO(
+        tiny_llama(), echo_envs(8, AutoresetMode.SAME_STEP), SMALL, n_minibatches=1, kl_coef=0.3, max_grad_norm=1e9
+    )
+    assert agent.reference is not None
+    with torch.no_grad():
+        for parameter in agent.reference.model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    batch = collect(agent.envs, agent.policy, group_size=4, n_groups=6, seed=0)
+    assert (batch.response_mask.sum(1) < batch.response_lengths).any()
+    model, loss = tiny_llama(), torch.zeros(())
+    returns = batch.episode_returns.reshape(6, 4)
+    advantages = (returns - returns.mean(1, keepdims=True)) / (returns.std(1, keepdims=True) + 1e-4)
+    for row, advantage in enumerate(advantages.reshape(-1)):
+        prompt, response = batch.prompt_of(row), batch.response_of(row)
+        ids = torch.from_numpy(np.concatenate([prompt, response]))
+        mine, reference = (
+            network(input_ids=ids[None]).logits[0, :-1].log_softmax(-1).gather(1, ids[1:, None])[len(prompt) - 1 :, 0]
+            for network in (model, agent.reference.model)
+        )
+        ratio = (mine - torch.from_numpy(batch.old_logprobs[row, : len(response)])).exp()
+        k3 = (reference - mine).exp() - (reference - mine) - 1
+        terms = -(ratio * float(advantage) - 0.3 * k3)
+        loss = loss + terms[torch.from_numpy(batch.response_mask[row, : len(response)])].sum() / batch.n_timesteps
+    loss.backward()
+    agent._update(batch, 0.0)
+    for ours, theirs in zip(agent.policy.model.parameters(), model.parameters(), strict=True):
+        if theirs.grad is not None:
+            assert torch.allclose(ours.grad, theirs.grad, atol=1e-5, rtol=1e-3)
+
+
+def test_no_group_is_left_out_when_minibatches_do_not_divide(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = make_agent(n_minibatches=4, n_epochs=2)
+    seen: list[list[int]] = []
+    step = agent._step
+    monkeypatch.setattr(agent, "_step", lambda data, groups, needed: seen.append(groups) or step(data, groups, needed))
+    agent._update(rollout(agent), 0.0)
+    assert [sorted(np.concatenate(seen[i : i + 4])) for i in (0, 4)] == [list(range(6))] * 2
+
+
+def test_the_reference_has_the_distribution_of_the_policy() -> None:
+    """A model with more tokens than the environment: at first there is nothing between it and its reference."""
+    agent = GRPO(tiny_llama(14), "llmgym/Copy-v0", SMALL, env_kwargs={"n_symbols": 5}, kl_coef=0.1, n_minibatches=1)
+    assert agent.iterate()["train/kl_to_ref"] < 1e-6
+
+
 def test_groups_without_signal_teach_nothing() -> None:
     agent = make_agent()
     batch = rollout(agent)
@@ -100,7 +149,7 @@ def test_groups_without_signal_teach_nothing() -> None:
     fresh = torch.cat([p.detach().flatten() for p in make_agent().policy.model.parameters()])
     flat = np.zeros_like(batch.rewards)
     assert torch.equal(weights_after_update(replace(batch, rewards=flat)), fresh)
-    assert before.shape == fresh.shape
+    assert torch.equal(before, fresh)
     metrics = make_agent()._update(batch, 0.0)
     assert metrics["train/groups_with_signal"] == pytest.approx(5 / 6)
 
@@ -163,6 +212,23 @@ def test_unknown_options_are_refused() -> None:
         make_agent(learning_rat=0.1)
     with pytest.raises(InvalidOptionError, match="total_timesteps nor max_seconds"):
         make_agent().learn()
+    for budget in ({"total_timesteps": 0}, {"max_seconds": 0.0}, {"max_seconds": -1.0}):
+        with pytest.raises(InvalidOptionError, match=f"{next(iter(budget))} > 0.*actual"):
+            make_agent().learn(**budget)
+    for number in ({"n_problems": 0}, {"samples": 0}, {"num_envs": 0}):
+        with pytest.raises(InvalidOptionError, match=f"{next(iter(number))} >= 1, actual: 0"):
+            make_agent().evaluate(**number)
+    with pytest.raises(InvalidOptionError, match='action_unit="token"'):
+        GRPO(tiny_llama(), "llmgym/Copy-v0", SMALL, env_kwargs={"n_symbols": 5, "action_unit": "step"})
+
+
+def test_the_environment_speaks_the_policys_vocabulary() -> None:
+    tokenizer = make_agent().policy.tokenizer
+    agent = GRPO(Policy(tiny_llama(), tokenizer), "llmgym/Copy-v0", SMALL)
+    assert agent.envs.single_action_space.n == VOCABULARY
+    envs = gym.make_vec("llmgym/MathReason-v0", num_envs=4, autoreset_mode="disabled")
+    with pytest.raises(InvalidOptionError, match="vocabulary of 9, actual: 640"):
+        GRPO(Policy(tiny_llama(700), tokenizer), envs, SMALL)
 
 
 def test_learn_keeps_its_budget_and_logs(tmp_path: Path) -> None:
@@ -197,6 +263,8 @@ def test_log_survives_a_torn_line_and_holds_no_nan(tmp_path: Path) -> None:
     rows = read_metrics(tmp_path)
     assert [(row["a"], row["b"]) for row in rows] == [(1.0, None)]
     assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])["b"] is None
+    MetricsLog(tmp_path).write({"a": 3.0})  # after the crash, another run goes on with the file
+    assert [row["a"] for row in read_metrics(tmp_path)] == [1.0, 3.0]
 
 
 def test_save_and_load(tmp_path: Path) -> None:
@@ -219,6 +287,43 @@ def test_save_and_load(tmp_path: Path) -> None:
         GRPO.load(tmp_path)
 
 
+def test_saving_takes_nothing_away_that_it_did_not_write(tmp_path: Path) -> None:
+    """The log is in the folder by default; a stale file of an earlier save is not kept."""
+    agent = make_agent(log_dir=str(tmp_path / "agent"))
+    agent.learn(total_timesteps=1, progress_bar=False)
+    folder = agent.save(tmp_path / "agent")
+    settings = json.loads((folder / "agent.json").read_text())
+    (folder / "shard").write_text("of an earlier save")
+    (folder / "agent.json").write_text(json.dumps(settings | {"files": [*settings["files"], "shard"]}))
+    (folder / "notes").mkdir()
+    agent.learn(total_timesteps=1, progress_bar=False)
+    agent.save(folder)
+    assert len(read_metrics(folder)) == 2
+    assert (folder / "notes").is_dir()
+    assert not (folder / "shard").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["agent"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidOptionError, match="file', a file"):
+        agent.save(tmp_path / "file")
+
+
+def test_a_loaded_agent_goes_on(tmp_path: Path) -> None:
+    policy = Policy(tiny_llama(), forbidden={3: [4]})
+    agent = GRPO(policy, "llmgym/Copy-v0", SMALL, env_kwargs={"n_symbols": 5}, kl_coef=0.1, warmup_iterations=1)
+    agent.learn(total_timesteps=1, progress_bar=False)
+    again = GRPO.load(agent.save(tmp_path / "agent"))
+    assert again.reference is not None
+    assert again.policy.forbidden == again.reference.forbidden == {3: (4,)}
+    assert [again._learning_rate(0.0), agent._learning_rate(0.0)] == [0.5 * SMALL.learning_rate, SMALL.learning_rate]
+    assert again._rng.integers(2**31) != np.random.default_rng(SMALL.seed).integers(2**31)  # not the first problems
+    elsewhere = GRPO.load(tmp_path / "agent", gym.make_vec("llmgym/Copy-v0", num_envs=4, n_symbols=5, n_digits=1))
+    assert elsewhere.env_kwargs == {"n_symbols": 5, "n_digits": 1}
+    agent.env_kwargs["rewards"] = object()
+    with pytest.raises(InvalidOptionError, match="actual: rewards=<object"):
+        agent.save(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
 def test_an_agent_on_a_given_vector_environment(tmp_path: Path) -> None:
     envs = gym.make_vec("llmgym/Copy-v0", num_envs=8, n_symbols=5, autoreset_mode="next_step")
     agent = GRPO(tiny_llama(VOCABULARY), envs, SMALL)
@@ -227,6 +332,8 @@ def test_an_agent_on_a_given_vector_environment(tmp_path: Path) -> None:
     assert first.examples[0]["prompt"].endswith("=")  # as text
     again = GRPO.load(agent.save(tmp_path / "agent"))
     assert again.evaluate(5, samples=2).examples == first.examples
+    with pytest.raises(InvalidOptionError, match="inside a wrapper"):  # made anew, the wrapper would be lost
+        GRPO(tiny_llama(VOCABULARY), VectorWrapper(envs), SMALL).evaluate(5)
     envs.spec = None
     with pytest.raises(InvalidOptionError, match="environment with an id"):
         GRPO(tiny_llama(VOCABULARY), envs, SMALL).evaluate(5)
@@ -240,6 +347,13 @@ def test_a_failed_save_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.Mo
     def fail(target: Any) -> None:
         raise OSError("disk full")
 
+    rename = Path.rename
+    with monkeypatch.context() as patch:  # the draft is written, the old save is moved aside, and then it fails
+        patch.setattr(Path, "rename", lambda a, b: fail(b) if Path(b) == folder and a.name != "old" else rename(a, b))
+        with pytest.raises(OSError, match="disk full"):
+            agent.save(folder)
+    assert (folder / "model.safetensors").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["agent"]
     monkeypatch.setattr(agent.policy, "save", fail)
     with pytest.raises(OSError, match="disk full"):
         agent.save(folder)
@@ -258,6 +372,14 @@ def test_evaluation_does_not_disturb_training() -> None:
         agent.learn(total_timesteps=1, progress_bar=False)
     for mine, theirs in zip(plain.policy.model.parameters(), evaluated.policy.model.parameters(), strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_evaluations_pose_the_same_problems_whatever_the_samples() -> None:
+    agent = GRPO(tiny_llama(VOCABULARY), "llmgym/Copy-v0", SMALL, env_kwargs={"n_symbols": 5, "n_digits": 5})
+    evaluations = [agent.evaluate(8, samples, num_envs=num_envs) for samples, num_envs in ((1, 256), (4, 8), (1, 3))]
+    prompts = [[example["prompt"] for example in evaluation.examples] for evaluation in evaluations]
+    assert prompts[0] == prompts[1] == prompts[2]
+    assert len(set(prompts[0])) == 8
 
 
 def test_low_precision_weights_still_move() -> None:

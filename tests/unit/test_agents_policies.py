@@ -73,6 +73,23 @@ def test_all_forbidden_is_refused() -> None:
         Policy(tiny_llama(), forbidden={4: range(9)})
 
 
+@pytest.mark.parametrize("forbidden", [{9: [1]}, {1: [-1]}, {1: [9]}])
+def test_forbidden_ids_must_exist(forbidden: dict[int, list[int]]) -> None:
+    with pytest.raises(InvalidOptionError, match=r"\[0, 9\).*actual: (9|-1)"):
+        Policy(tiny_llama(), forbidden=forbidden)
+
+
+def test_a_transcript_longer_than_the_models_positions_is_refused() -> None:
+    """Rotary positions would go on without an error, and learning would see other positions than acting."""
+    ids, mask = np.full((1, 70), 3, np.int32), np.zeros((1, 70), np.int8)
+    mask[0, :64] = 1
+    policy = Policy(tiny_llama())
+    policy.act({"input_ids": ids, "attention_mask": mask})
+    mask[0, 64] = 1
+    with pytest.raises(InvalidOptionError, match="at most 64 tokens.*actual: 65"):
+        policy.act({"input_ids": ids, "attention_mask": mask})
+
+
 def test_a_larger_model_stays_inside_the_environment() -> None:
     policy = Policy(tiny_llama(), n_actions=4)
     actions, logprobs = policy.act(observe([[3]] * 300))

@@ -101,6 +101,24 @@ def test_native_environments_play_the_same_problems_in_all_modes(mode: str) -> N
         assert batch.n_dropped == 0
 
 
+@pytest.mark.parametrize("mode", ["disabled", "next_step", "same_step"])
+def test_fewer_problems_than_blocks(mode: str) -> None:
+    envs = copy_envs(8, mode)
+    policy = Policy(tiny_llama(int(envs.single_action_space.n)))
+    assert len(collect(envs, policy, group_size=2, n_groups=1, seed=0)) == 2
+
+
+def test_problems_that_do_not_depend_on_the_slots() -> None:
+    prompts = []
+    for n, group_size in ((6, 1), (6, 3), (4, 2), (20, 1)):
+        envs = copy_envs(n, "disabled", n_digits=5)
+        policy = Policy(tiny_llama(int(envs.single_action_space.n)))
+        batch = collect(envs, policy, group_size=group_size, n_groups=9, seed=3, seed_each_problem=True)
+        prompts.append([batch.prompt_of(row).tolist() for row in range(0, len(batch), group_size)])
+    assert prompts[0] == prompts[1] == prompts[2] == prompts[3]
+    assert len({tuple(prompt) for prompt in prompts[0]}) == 9
+
+
 def test_collecting_is_seeded() -> None:
     envs = copy_envs(4, "disabled")
     runs = []

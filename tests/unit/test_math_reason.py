@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -75,6 +76,20 @@ def test_a_word_problem_agrees_with_its_shortcut():
         problem, shortcut = task.sample_with_shortcut(rng)
         expression, answer = shortcut.split("=")
         assert eval(expression) == int(answer) == int(problem.reference_answer), problem
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_problems_and_states_are_values(family):
+    """Drawn twice, or carried by pickle: equal, checks of the answer included."""
+    first, second = (draw(5, families=[family], level=LEVELS) for _ in range(2))
+    assert first == second == pickle.loads(pickle.dumps(first))
+    assert [hash(problem) for problem in first] == [hash(problem) for problem in second]
+    states = []
+    for _ in range(2):
+        env = gym.make("llmgym/MathReason-v0", families=[family])
+        env.reset(seed=0)
+        states.append(env.unwrapped.clone_state())
+    assert states[0] == states[1] == pickle.loads(pickle.dumps(states[0]))
 
 
 def test_a_target_is_made_from_the_numbers_of_the_question():
@@ -181,6 +196,19 @@ def test_generated_choices_do_not_mix_with_a_data_set(tmp_path):
     path.write_text(json.dumps({"question": "1+1?", "answer": "2"}) + "\n")
     with pytest.raises(InvalidOptionError, match="level"):
         gym.make("llmgym/MathReason-v0", dataset=str(path), split="all", level=2)
+
+
+def test_fields_of_a_data_set_may_have_other_names(tmp_path):
+    path = tmp_path / "own.jsonl"
+    path.write_text(json.dumps({"Q": "1+1?", "A": "2"}) + "\n")
+    options = {"dataset": str(path), "split": "all"}
+    with pytest.raises(llmgym.DatasetError, match="`question_field` and `answer_field`"):
+        gym.make("llmgym/MathReason-v0", **options)
+    env = gym.make("llmgym/MathReason-v0", question_field="Q", answer_field="A", **options)
+    env.reset(seed=0)
+    assert env.unwrapped.transcript.problem.reference_answer == "2"
+    with pytest.raises(InvalidOptionError, match="with `dataset` only"):
+        gym.make("llmgym/MathReason-v0", answer_field="A")
 
 
 def test_demonstrations_are_right_and_mixed():

@@ -92,3 +92,7 @@ def test_learning_lowers_the_loss_and_repeats_itself(muon_learning_rate):
 def test_a_budget_is_asked_for():
     with pytest.raises(ValueError, match="n_steps"):
         SFT(tiny_model(), examples()).learn()
+    with pytest.raises(ValueError, match="n_steps=0"):
+        SFT(tiny_model(), examples()).learn(0)
+    with pytest.raises(ValueError, match="max_seconds=0"):
+        SFT(tiny_model(), examples()).learn(max_seconds=0)

@@ -152,7 +152,9 @@ def test_a_chat_reads_as_transformers_writes_it(template: str) -> None:
     )
 
 
-@pytest.mark.parametrize("template", ["{{ raise_exception('no system role') }}", "{{ strftime_now('%d') }}", "{% if %}"])
+@pytest.mark.parametrize(
+    "template", ["{{ raise_exception('no system role') }}", "{{ strftime_now('%d') }}", "{% if %}"]
+)
 def test_a_chat_template_that_refuses_names_the_mend(template: str) -> None:
     tokenizer = Tokenizer.from_json(tiny_tokenizer()._json, eos_token="<eos>", chat_template=template)
     with pytest.raises(InvalidOptionError, match=r"chat template that takes these messages.*Change `system_prompt`"):

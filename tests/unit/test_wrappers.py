@@ -170,6 +170,16 @@ def test_other_wrappers_may_stand_between() -> None:
     assert [reward for reward, _ in play(cut, response)] == [0.0, 0.0, 0.0]
 
 
+def test_an_automatic_reset_in_between_pays_nothing() -> None:
+    env = wrappers.FormatReward(gym.wrappers.Autoreset(single({})))
+    env.reset(seed=0)
+    end = env.unwrapped.tokenizer.end_token_id
+    assert env.step(end)[2]
+    _, reward, terminated, _, info = env.step(end)
+    assert (reward, terminated, "problem_id" in info) == (0.0, False, True)
+    assert env.step(end)[4]["reward_components"] == {"format": 0.0}
+
+
 class ShoutedReward(Reward):
     """Share of upper-case letters."""
 
