@@ -84,14 +84,14 @@ class GRPOConfig:
     group_size: int = 8
     problems_per_iteration: int = 32
     num_envs: int | None = None
-    learning_rate: float = 5e-4
+    learning_rate: float = 2e-4
     warmup_iterations: int = 5
-    final_learning_rate: float = 1.0
+    final_learning_rate: float = 0.05
     weight_decay: float = 0.0
     adam_betas: tuple[float, float] = (0.9, 0.99)
     max_grad_norm: float = 1.0
     n_epochs: int = 1
-    n_minibatches: int = 2
+    n_minibatches: int = 4
     microbatch_tokens: int | None = None
     clip_range: float = 0.2
     clip_range_high: float | None = None

@@ -194,7 +194,7 @@ def write_report(job: MainJob, results: Sequence[SeedResult]) -> None:
     for prompt, before, after, was_right, is_right in side_by_side(results[0]):
         lines += ["", f"**{prompt}**", "", f"Before ({'right' if was_right else 'wrong'}):", "```", before, "```"]
         lines += [f"After ({'right' if is_right else 'wrong'}):", "```", after, "```"]
-    (job.output / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    _replace(job.output / "report.md", "\n".join(lines) + "\n")
     values = [
         {
             "seed": result.seed,
@@ -204,8 +204,15 @@ def write_report(job: MainJob, results: Sequence[SeedResult]) -> None:
         }
         for result in results
     ]
-    (job.output / "results.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
+    _replace(job.output / "results.json", json.dumps(values, indent=1))
     draw(results, job.output / "report.png")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    draft = path.with_name(path.name + ".new")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
 
 
 def draw(results: Sequence[SeedResult], path: Path) -> None:
@@ -271,7 +278,10 @@ def main(job: MainJob) -> list[SeedResult]:
     torch.set_num_threads(job.n_threads)
     job.output.mkdir(parents=True, exist_ok=True)
     console = Console()
-    results = [run_seed(job, seed, console) for seed in job.seeds]
+    results: list[SeedResult] = []
+    for seed in job.seeds:
+        results.append(run_seed(job, seed, console))
+        write_report(job, results)  # what is done is not lost if a later seed is interrupted
     table = Table(*headings(results), title=f"{ENV}, {job.minutes:g} minutes on {job.n_threads} threads")
     for row in table_rows(results):
         table.add_row(*row)
@@ -282,7 +292,6 @@ def main(job: MainJob) -> list[SeedResult]:
         )
         pair.add_row(before, after)
         console.print(pair, markup=False)
-    write_report(job, results)
     console.print(f"Report: {job.output / 'report.md'}, picture: {job.output / 'report.png'}")
     return results
 

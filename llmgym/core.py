@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import math
 import operator
 import os
@@ -80,10 +81,16 @@ class EnvOptions:
         for name, value in budgets.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InvalidOptionError(f"Expected `{name}` to be an int >= 1, actual: {value!r}. Raise it.")
-        stop_strings: Any = self.stop_strings
-        if isinstance(stop_strings, str):
+        if not isinstance(self.reveal_reference_answer, bool):
             raise InvalidOptionError(
-                f"Expected `stop_strings` to be a list of texts, actual: {stop_strings!r}. Write [{stop_strings!r}]."
+                f"Expected `reveal_reference_answer` to be True or False, actual: {self.reveal_reference_answer!r}. "
+                "Write one of them."
+            )
+        stop_strings: Any = self.stop_strings
+        if isinstance(stop_strings, str) or not isinstance(stop_strings, Sequence):
+            raise InvalidOptionError(
+                f"Expected `stop_strings` to be a list of texts, actual: {stop_strings!r}. "
+                f"Write [{str(stop_strings)!r}]."
             )
         object.__setattr__(self, "stop_strings", tuple(stop_strings))  # JSON has lists only
         for name, text in [("stop_strings", text) for text in self.stop_strings] + [
@@ -94,16 +101,22 @@ class EnvOptions:
         check_template(self.prompt_template, self.system_prompt)
 
     @classmethod
-    def from_keywords(cls, keywords: Mapping[str, Any]) -> EnvOptions:
+    def from_keywords(cls, keywords: Mapping[str, Any], environment: type) -> EnvOptions:
         """Options from keyword arguments.
+
+        Args:
+            keywords: What the environment was given beyond its own arguments.
+            environment: Its class, whose own arguments an error lists too.
 
         Raises:
             InvalidOptionError: If one is unknown.
         """
         known = [option.name for option in dataclasses.fields(cls)]
+        own = inspect.signature(environment).parameters.values()
+        named = [parameter.name for parameter in own if parameter.kind is not parameter.VAR_KEYWORD]
         for keyword in keywords:
             if keyword not in known:
-                raise unknown_name("a keyword argument", keyword, [*known, "render_mode"])
+                raise unknown_name("a keyword argument", keyword, {*named, *known, "render_mode"})
         return cls(**keywords)
 
 
@@ -246,7 +259,7 @@ class LanguageEnv(gym.Env[Observation, Any]):
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise unknown_name("`render_mode`", render_mode, RENDER_MODES)
         self.render_mode = render_mode
-        self.engine = Engine([check_task(task)], EnvOptions.from_keywords(options))
+        self.engine = Engine([check_task(task)], EnvOptions.from_keywords(options, type(self)))
         self.observation_space = self.engine.observation_space()
         self.action_space = self.engine.action_space()
         self._vocab_size = self.tokenizer.vocab_size

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llmgym.errors import InvalidOptionError
+from llmgym.errors import InvalidActionError, InvalidOptionError
 from llmgym.tasks import LastReply, Problem
 from llmgym.tokenizers import Tokenizer
 from llmgym.transcript import Author, StopReason, TokenTrace, Transcript
@@ -310,9 +310,9 @@ class Process:
         """Let the environment answer; returns why the episode ended, ``None`` if it goes on."""
         assert self._reply is not None
         text = self._reply(slot)
-        if text is None:
+        if not text:
             return reason
-        ids = self.tokenizer.encode(text)
+        ids = self.tokenizer.encode_steps(text, self.rules.step_delimiter)
         start = self._length_at[slot]
         end = start + len(ids)
         if end > self.rules.width:  # written whole or not at all
@@ -373,7 +373,8 @@ class Process:
     def problem(self, slot: int) -> Problem:
         """The problem posed in a slot."""
         problem = self.problems[slot]
-        assert problem is not None, "the slot was never reset"
+        if problem is None:
+            raise InvalidActionError("Expected reset() first, actual: no episode has begun. Call reset().")
         return problem
 
     def transcript(self, slot: int) -> Transcript:

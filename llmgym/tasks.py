@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
     from llmgym.transcript import Transcript
 
-#: Given the answer read from a response, is it right? Must be picklable (a function, or a ``functools.partial``).
+#: Given the answer read from a response, is it right? Must be picklable and compare by value: a function,
+#: or a frozen dataclass with ``__call__``, not a ``functools.partial``.
 AnswerCheck = Callable[[str], bool]
 
 
@@ -67,7 +69,12 @@ class Problem:
         """
         entries = dict(values)
         if "answer" in entries:
-            entries.setdefault("reference_answer", entries.pop("answer"))
+            answer = entries.pop("answer")
+            if entries.setdefault("reference_answer", answer) != answer:
+                raise InvalidOptionError(
+                    f'Expected one answer, actual: "answer" is {answer!r} and "reference_answer" is '
+                    f"{entries['reference_answer']!r}. Give one of them."
+                )
         for name in ("question", "reference_answer"):
             if not isinstance(entries.get(name), str):
                 raise InvalidOptionError(
@@ -98,7 +105,7 @@ class Task(Protocol):
         ...
 
     def reply(self, problem: Problem, transcript: Transcript) -> str | None:
-        """What the environment writes when the agent hands over the turn; ``None`` ends the episode."""
+        """What the environment writes when the agent hands over the turn; ``None`` (or no text) ends the episode."""
         ...
 
 
@@ -239,9 +246,14 @@ class DatasetTask:
                 f"Expected a question that is not empty, actual: {where} has {question!r}. Delete the line."
             )
         reasoning, mark, final = answer.rpartition("####")
+        reference_answer = (final if mark else answer).strip()
+        if not reference_answer:
+            raise DatasetError(
+                f"Expected an answer that is not empty, actual: {where} has {answer!r}. Mend or delete the line."
+            )
         return Problem(
             question=question,
-            reference_answer=(final if mark else answer).strip(),
+            reference_answer=reference_answer,
             problem_id=question_hash(question).hex()[:16],
             family=Path(self.dataset).name.removesuffix(".gz").removesuffix(".jsonl"),
             language=self._language,
@@ -250,7 +262,7 @@ class DatasetTask:
 
     def _text(self, row: Mapping[str, Any], name: str, where: str) -> str:
         value = row.get(name)
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
             value = str(value)  # an answer is often written as a number
         if not isinstance(value, str):
             raise DatasetError(

@@ -39,6 +39,9 @@ from llmgym.transcript import Transcript, Transition
 #: With ``autoreset_mode="disabled"``, the action of a slot whose episode is over and that was not reset yet.
 WAIT = -1
 
+#: Code of a stop reason -> whether the episode terminated (otherwise it was truncated).
+_TERMINATES = np.array([False, *(reason.terminated for reason in STOP_REASONS)])
+
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
@@ -78,7 +81,7 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
         self.render_mode = render_mode
         self.autoreset_mode = _parse_autoreset_mode(autoreset_mode)
         self.metadata = dict(LanguageEnv.metadata) | {"autoreset_mode": self.autoreset_mode}
-        self.engine = Engine([check_task(task) for task in tasks], EnvOptions.from_keywords(options))
+        self.engine = Engine([check_task(task) for task in tasks], EnvOptions.from_keywords(options, type(self)))
         self.single_observation_space = self.engine.observation_space()
         self.single_action_space = self.engine.action_space()
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -130,6 +133,7 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
                     self._rngs[slot] = load_rng(save_rng(self._rng(first)))
                     self._seeds[slot] = self._seeds[first]
         infos: dict[str, Any] = {}
+        self._ready = False  # until all is done: an error in between must not leave slots that seem to go on
         for slot in slots:
             infos = self._add_info(infos, self._begin(slot, problems[slot]), slot)
         self._refresh()
@@ -251,6 +255,7 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
         self._add_infos(infos, [(slot, {"unused_text": text}) for slot, text in unused.items() if acted[slot]])
         infos.update(final)
 
+        self._ready = False  # a prompt that is too long can stop an automatic reset halfway
         if self.autoreset_mode == AutoresetMode.NEXT_STEP:
             self._over = ended
             self._add_infos(infos, [(slot, self._begin(slot)) for slot in over])
@@ -259,6 +264,7 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
         else:
             self._keep_flags(over, terminated, truncated)
             self._over = sorted([*over, *ended]) if ended else over
+        self._ready = True
         return self._observations(), rewards, terminated, truncated, infos
 
     def _append_tokens(self, actions: Any, idle: Bools | None) -> dict[int, str]:
@@ -306,6 +312,8 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
     def _check_waiting(self, actions: Any, idle: Bools) -> None:
         """When nothing is reset automatically, a finished slot takes no action but WAIT."""
         if self.autoreset_mode != AutoresetMode.DISABLED:
+            return
+        if isinstance(actions, np.ndarray) and actions.dtype.kind in "iu" and bool((actions[idle] == WAIT).all()):
             return
         for slot in self._over:
             action = actions[slot].item() if isinstance(actions[slot], np.generic) else actions[slot]
@@ -390,9 +398,9 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
         return STOP_REASONS[self.engine.process.stop_reason_at[slot] - 1].value
 
     def _keep_flags(self, over: list[int], terminated: Bools, truncated: Bools) -> None:
-        for slot in over:
-            code = self.engine.process.stop_reason_at[slot]
-            (terminated if STOP_REASONS[code - 1].terminated else truncated)[slot] = True
+        if over:
+            stopped = _TERMINATES[self.engine.process.stop_reason[over]]
+            terminated[over], truncated[over] = stopped, ~stopped
 
     def _observations(self) -> Observation:
         process = self.engine.process
@@ -477,6 +485,7 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
             raise InvalidOptionError(
                 f"Expected one state for each of {len(chosen)} slots, actual: {len(states)}. Name them with `slots`."
             )
+        self._ready = False
         for slot, state in zip(chosen, states, strict=True):
             self.process.load(slot, state)
             if state.rng is not None:

@@ -113,9 +113,6 @@ def test_gymnasiums_own_vector_environments_take_it(env_id: str) -> None:
         asynchronous.close()
 
 
-def test_the_module_prefix_needs_no_import() -> None:
-    assert gym.make("llmgym:llmgym/Copy-v0").unwrapped.spec is not None
-
 
 def test_the_kit_finds_faults() -> None:
     """A kit that passes everything would be worth nothing."""

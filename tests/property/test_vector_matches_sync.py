@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmgym.core import LanguageEnv
@@ -63,7 +63,6 @@ def draw_actions(rng: np.random.Generator, unit: str, num_envs: int) -> Any:
 
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 @given(task=st.sampled_from(sorted(TASKS)), options=OPTIONS, seed=st.integers(0, 2**31), num_envs=st.integers(1, 5))
-@settings(max_examples=40, deadline=None)
 def test_native_is_bit_identical_to_sync(
     mode: AutoresetMode, task: str, options: dict[str, Any], seed: int, num_envs: int
 ) -> None:
@@ -92,7 +91,6 @@ def test_native_is_bit_identical_to_sync(
 @given(
     seed=st.integers(0, 2**31), mask=st.lists(st.booleans(), min_size=4, max_size=4).filter(any), reseed=st.booleans()
 )
-@settings(max_examples=25, deadline=None)
 def test_partial_reset_is_bit_identical_to_sync(seed: int, mask: list[bool], reseed: bool) -> None:
     options: dict[str, Any] = {"tokenizer": tiny_tokenizer(), "max_prompt_tokens": 8, "max_new_tokens": 4}
     native = LanguageVectorEnv(SumTask(), 4, **options)
@@ -114,7 +112,6 @@ def test_partial_reset_is_bit_identical_to_sync(seed: int, mask: list[bool], res
 
 @pytest.mark.parametrize("mode", ["next_step", "same_step"])
 @given(seed=st.integers(0, 2**31))
-@settings(max_examples=10, deadline=None)
 def test_transitions_are_those_of_single_environments(mode: str, seed: int) -> None:
     """What reward wrappers read: the same for a slot as for a single environment that took the same actions."""
     options: dict[str, Any] = {"tokenizer": tiny_tokenizer(), "max_prompt_tokens": 8, "max_new_tokens": 6}

@@ -164,6 +164,8 @@ def test_the_chat_template_is_the_tokenizers() -> None:
             r"a keyword argument among: action_unit.*'max_new_token'. Did you mean 'max_new_tokens'",
         ),
         ({"action_unit": "word"}, "`action_unit` among: response, step, token; actual: 'word'"),
+        ({"reveal_reference_answer": "no"}, "`reveal_reference_answer` to be True or False, actual: 'no'"),
+        ({"stop_strings": 3}, "`stop_strings` to be a list of texts, actual: 3"),
         ({"max_new_tokens": 0}, "`max_new_tokens` to be an int >= 1, actual: 0"),
         ({"max_steps": 1.5}, "`max_steps` to be an int >= 1, actual: 1.5"),
         ({"max_prompt_tokens": True}, "`max_prompt_tokens` to be an int"),
@@ -186,6 +188,30 @@ def test_wrong_keywords_are_refused_through_gymnasium() -> None:
     for make in (gym.make, gym.make_vec):
         with pytest.raises(InvalidOptionError, match="Did you mean 'rewards'"):
             make("llmgym/Copy-v0", reward={"copied": 1.0})
+        with pytest.raises(InvalidOptionError, match="Did you mean 'level'"):  # the environment's own, too
+            make("llmgym/MathReason-v0", levels=3)
+
+
+def test_nothing_can_be_read_before_the_first_reset() -> None:
+    for read in ("transcript", "last_transition"):
+        with pytest.raises(InvalidActionError, match=r"Expected reset\(\) first"):
+            getattr(LanguageEnv(SumTask(), **OPTIONS), read)
+    with pytest.raises(InvalidActionError, match=r"Expected reset\(\) first"):
+        LanguageEnv(SumTask(), **OPTIONS).clone_state()
+
+
+def test_a_failed_automatic_reset_leaves_no_slot_that_seems_to_go_on() -> None:
+    envs = LanguageVectorEnv(SumTask(), 4, **(OPTIONS | {"max_prompt_tokens": 2}))
+    short = Problem("1", "1", "p")
+    envs.reset(options={"problem": short})
+    end = np.full(4, TOKENIZER.end_token_id)
+    envs.step(end)
+    with pytest.raises(PromptTooLongError):
+        envs.step(end)  # the task's own problems are longer
+    with pytest.raises(InvalidActionError, match=r"reset\(\)"):
+        envs.step(end)
+    envs.reset(options={"problem": short})
+    envs.step(end)
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,9 @@ def test_a_question_asked_twice_stays_on_one_side(tmp_path: Path) -> None:
         ('{"question": "a"}', r"field 'answer'.*line 2 has None.*\['question'\].*answer_field"),
         ('{"question": null, "answer": "1"}', r"field 'question'.*line 2 has None"),
         ('{"question": "  ", "answer": "1"}', r"not empty.*line 2"),
+        ('{"question": "a", "answer": ""}', r"answer that is not empty.*line 2"),
+        ('{"question": "a", "answer": "so it is ####"}', r"answer that is not empty.*line 2"),
+        ('{"question": "a", "answer": NaN}', r"field 'answer'.*line 2 has nan"),
         ('{"question": "a", "answer": true}', r"field 'answer'.*line 2 has True"),
     ],
 )
