@@ -84,7 +84,7 @@ class GRPOConfig:
     group_size: int = 8
     problems_per_iteration: int = 32
     num_envs: int | None = None
-    learning_rate: float = 2e-4
+    learning_rate: float = 3e-4
     warmup_iterations: int = 5
     final_learning_rate: float = 0.05
     weight_decay: float = 0.0
