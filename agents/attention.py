@@ -51,7 +51,8 @@ def matmul_attention(
         if kwargs.get(name) is not None:
             raise InvalidOptionError(
                 f"Expected attention without `{name}`, actual: {type(module).__name__} uses it. "
-                'Load the model with attn_implementation="sdpa" or "eager" and keep_attention=True.'
+                'On a GPU load it with attn_implementation="eager", which is left alone there; on a CPU choose another '
+                "architecture."
             )
     b, heads, q, head_dim = query.shape
     key_heads, width = key.shape[1], key.shape[2]

@@ -25,6 +25,8 @@ class Evaluation:
     Attributes:
         n_problems: Problems posed.
         samples: Responses to each.
+        solved_if: What counts as solved: ``"correctness > 0"`` (a part of the reward), or ``"return >= 1"`` where the
+            environment does not pay that part.
         pass_at_1: Share of responses that solved their problem.
         interval: 95 % interval of it over problems.
         pass_at_k: k -> chance that at least one of k responses solves a problem, for powers of two up to ``samples``.
@@ -38,6 +40,7 @@ class Evaluation:
 
     n_problems: int
     samples: int
+    solved_if: str
     pass_at_1: float
     interval: tuple[float, float]
     pass_at_k: dict[int, float]
@@ -53,7 +56,8 @@ class Evaluation:
         more = "".join(f", pass@{k} {100 * v:.1f} %" for k, v in self.pass_at_k.items() if k > 1)
         return (
             f"pass@1 {100 * self.pass_at_1:.1f} % [{100 * low:.1f}, {100 * high:.1f}]{more} on "
-            f"{self.n_problems} problems x {self.samples}; {self.mean_length:.1f} tokens a response"
+            f"{self.n_problems} problems x {self.samples} (solved: {self.solved_if}); "
+            f"{self.mean_length:.1f} tokens a response"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,7 +87,7 @@ def evaluate(
         samples: Responses to each.
         seed: Of problems and sampling.
         success: A response solved its problem if this part of the reward is above 0. An environment without that part:
-            if the episode return reaches 1.
+            if the episode return reaches 1. :attr:`Evaluation.solved_if` says which.
         n_examples: Episodes kept as text.
     """
     state = policy.generator.get_state()
@@ -94,15 +98,16 @@ def evaluate(
         policy.generator.set_state(state)
         policy.forget()
     if success in batch.reward_components:
-        solved = batch.reward_components[success] > 0
+        solved, solved_if = batch.reward_components[success] > 0, f"{success} > 0"
     else:
-        solved = batch.episode_returns >= 1.0 - 1e-9
+        solved, solved_if = batch.episode_returns >= 1.0 - 1e-9, "return >= 1"
     by_problem = solved.reshape(n_problems, samples)
     n_solved = by_problem.sum(axis=1)
     reasons = Counter(batch.stop_reasons)
     return Evaluation(
         n_problems=n_problems,
         samples=samples,
+        solved_if=solved_if,
         pass_at_1=float(solved.mean()),
         interval=pass_interval(by_problem),
         pass_at_k={k: pass_at_k(n_solved, samples, k) for k in _powers_of_two(samples)},
@@ -144,7 +149,8 @@ def pass_interval(solved: npt.NDArray[np.bool_]) -> tuple[float, float]:
     """95 % interval of pass@1.
 
     One response a problem, or one problem: Wilson's score interval. Several: responses to one problem resemble one
-    another, so the problems' means are what varies, ``mean +- 1.96 std / sqrt(P)``, within [0, 1].
+    another, so the problems' means are what varies, ``mean +- 1.96 std / sqrt(P)``, within [0, 1]. Where all of them
+    are equal, that would claim certainty: Wilson's interval for ``P`` responses.
 
     Args:
         solved: ``(P, samples)`` bool.
@@ -158,8 +164,10 @@ def pass_interval(solved: npt.NDArray[np.bool_]) -> tuple[float, float]:
     """
     n, samples = solved.shape
     mean = float(solved.mean())
-    if samples == 1 or n == 1:
-        n_all = solved.size
+    n_solved = solved.sum(axis=1)
+    all_equal = bool((n_solved == n_solved[0]).all())
+    if samples == 1 or all_equal:
+        n_all = solved.size if n == 1 else n
         centre = (mean + _Z**2 / (2 * n_all)) / (1 + _Z**2 / n_all)
         half = _Z / (1 + _Z**2 / n_all) * math.sqrt(mean * (1 - mean) / n_all + _Z**2 / (4 * n_all**2))
     else:

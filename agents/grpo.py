@@ -8,7 +8,9 @@ Departures:
 
 1. One iteration only: the reference policy is the initial policy throughout (the paper's outer loop replaces it).
 2. The z-score divides by the standard deviation over the group plus 1e-4 (``advantages="mean"``: not at all).
-3. ``loss_average``: besides ``1/|o_i|`` for each response (eq. 3), all tokens alike, or a constant.
+3. ``loss_average``: besides ``1/|o_i|`` for each response (eq. 3), all tokens alike, or a constant. That constant is
+   the width of an observation (prompt and response together), where Dr. GRPO (arXiv:2503.20783) divides by the bound
+   on the response alone: the same gradient but for one constant factor.
 4. Tokens that the environment wrote are part of the state, and of no sum.
 5. Groups whose returns are all equal have advantage 0; without a KL term they are left out of the forward pass.
 6. Dropout stays off, in sampling and in learning, so the first ratio is 1 up to rounding.
@@ -30,6 +32,7 @@ from typing import Any, Literal
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium import VectorizeMode
 from gymnasium.vector import VectorEnv
 from transformers import PreTrainedModel
 
@@ -46,6 +49,8 @@ from llmgym.agents.progress import progress_line
 from llmgym.agents.prompt_states import PromptStates
 from llmgym.agents.rollouts import Bools, Ints, RolloutBatch, check_spaces, collect
 from llmgym.errors import InvalidOptionError
+from llmgym.keywords import EnvKeywords, parse_keywords
+from llmgym.registration import find_spec, load_entry_point, takes_keyword
 
 _AGENT_FILE = "agent.json"
 
@@ -75,7 +80,8 @@ class GRPOConfig:
         clip_range_high: The same above 1; higher lets rare tokens grow. None: clip_range. Usual: up to 0.28 (DAPO).
         kl_coef: Weight of the KL penalty to the reference (beta of eq. 3). 0: no reference is kept. Usual: 0 to 0.04.
         advantages: "z_score" (eq. of section 4.1.2) or "mean" (Dr. GRPO: hard and easy problems weigh as they are).
-        loss_average: "sequence" (eq. 3), "token" (DAPO: long responses weigh more) or "constant" (Dr. GRPO).
+        loss_average: "sequence" (eq. 3), "token" (DAPO: long responses weigh more) or "constant" (Dr. GRPO, but
+            for the value of that constant: departure 3).
         temperature: Of the policy, in sampling and learning. Higher: more exploration. Usual: 1.
         seed: Of problems, sampling and minibatches.
         log_dir: Folder of metrics.jsonl. None: no log.
@@ -141,8 +147,10 @@ class GRPO:
     Args:
         policy: ``"tiny-reasoner"``, a folder, a hub name, a transformers model, or a :class:`Policy`, whose temperature
             and seed become those of ``config``.
-        env: Id of an environment, or a vector environment with token actions. An id of llmgym's is made with the
-            policy's tokenizer, if it has one, and with autoreset disabled, unless ``env_kwargs`` says otherwise.
+        env: Id of an environment, or a vector environment with token actions. An id is made with the policy's
+            tokenizer, if it has one, and with autoreset disabled, unless ``env_kwargs`` or its registration says
+            otherwise: each where the entry point takes it, by name or as a language environment that passes further
+            keyword arguments on. Autoreset is disabled in native vector environments only.
         config: Hyperparameters; ``None``: the defaults.
         env_kwargs: Keyword arguments of the environment, where ``env`` is an id.
         **overrides: Fields of :class:`GRPOConfig` that differ from ``config``.
@@ -176,7 +184,12 @@ class GRPO:
         self.env_kwargs = dict(env_kwargs or {})
         if isinstance(env, str):
             self.env_id: str | None = env
-            if self.policy.tokenizer is not None and env.split(":")[-1].startswith("llmgym/"):
+            if "num_envs" in self.env_kwargs:
+                raise InvalidOptionError(
+                    f"Expected no 'num_envs' in env_kwargs, actual: {self.env_kwargs['num_envs']!r}. "
+                    "Pass it as a field of GRPOConfig."
+                )
+            if self.policy.tokenizer is not None and self._takes("tokenizer"):
                 own_tokenizer = str(policy) if isinstance(policy, (str, Path)) else self.policy.tokenizer
                 self.env_kwargs.setdefault("tokenizer", own_tokenizer)
             n_responses = self.config.group_size * self.config.problems_per_iteration
@@ -218,9 +231,22 @@ class GRPO:
     def _make_envs(self, num_envs: int, **changes: Any) -> VectorEnv[Any, Any, Any]:
         assert self.env_id is not None
         kwargs = self.env_kwargs | changes
-        if self.env_id.split(":")[-1].startswith("llmgym/"):
+        if self._takes("autoreset_mode"):
             kwargs = {"autoreset_mode": "disabled"} | kwargs
         return gym.make_vec(self.env_id, num_envs=num_envs, **kwargs)
+
+    def _takes(self, keyword: str) -> bool:
+        """Whether what makes the environment takes a keyword argument that its registration leaves open."""
+        assert self.env_id is not None
+        spec = find_spec(self.env_id)
+        if spec is None or keyword in spec.kwargs:  # if unknown, Gymnasium will say so
+            return False
+        mode = VectorizeMode(self.env_kwargs.get("vectorization_mode") or VectorizeMode.VECTOR_ENTRY_POINT)
+        native = spec.vector_entry_point if mode is VectorizeMode.VECTOR_ENTRY_POINT else None
+        if native is None and keyword == "autoreset_mode":  # Gymnasium's own vector environments cannot wait
+            return False
+        creator = load_entry_point(native or spec.entry_point)
+        return creator is not None and takes_keyword(creator, keyword)
 
     # -- algorithm 1 -------------------------------------------------------------------------------------------------
 
@@ -467,6 +493,10 @@ class GRPO:
         What else the folder holds (a log) stays. Not kept are the optimiser's state, the random generators and the
         reference policy: see :meth:`load`.
 
+        Whenever it is killed, a whole save is left: in ``folder``, or, between two renames, in ``.<name>.old`` beside
+        it, where :meth:`load` finds it and the next :meth:`save` clears up. A draft ``.<name>-*`` may be left too, and
+        can be deleted.
+
         Raises:
             InvalidOptionError: If ``folder`` is a file, or JSON cannot hold ``env_kwargs``.
         """
@@ -512,7 +542,12 @@ class GRPO:
         Raises:
             InvalidOptionError: If ``folder`` holds no agent.
         """
-        file = Path(folder) / _AGENT_FILE
+        policy: str | Policy = str(folder)
+        folder = Path(folder)
+        file = folder / _AGENT_FILE
+        if not file.is_file() and (_aside(folder) / _AGENT_FILE).is_file():  # a save was killed between its renames
+            file = _aside(folder) / _AGENT_FILE
+            policy = Policy.load(file.parent)  # with its tokenizer, as the next save removes that folder
         if not file.is_file():
             raise InvalidOptionError(
                 f"Expected a folder written by GRPO.save, actual: {str(folder)!r} without {_AGENT_FILE}. Look again."
@@ -525,10 +560,10 @@ class GRPO:
                 "Expected `env`, actual: None, and the saved agent had an environment without an id. Pass one."
             )
         env_kwargs = saved["env_kwargs"] if chosen == saved["env"] else {}
-        agent = cls(str(folder), chosen, config, env_kwargs=env_kwargs, **overrides)
-        for policy in (agent.policy, agent.reference):
-            if policy is not None:
-                policy.forbidden = {int(token): after for token, after in saved["forbidden"].items()}
+        agent = cls(policy, chosen, config, env_kwargs=env_kwargs, **overrides)
+        for player in (agent.policy, agent.reference):
+            if player is not None:
+                player.forbidden = {int(token): after for token, after in saved["forbidden"].items()}
         agent.n_timesteps, agent.n_iterations = saved["n_timesteps"], saved["n_iterations"]
         agent.train_seconds, agent.env_seconds = saved["train_seconds"], saved["env_seconds"]
         # With the generators of the start, it would be posed the problems of the start once more.
@@ -552,25 +587,37 @@ def _plain(env_kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _put_in_place(draft: Path, target: Path) -> None:
     """``draft`` becomes ``target``; what ``target`` held that no save had written moves into it."""
-    if not target.exists():
-        draft.rename(target)
-        return
-    file = target / _AGENT_FILE
-    ours = json.loads(file.read_text(encoding="utf-8")).get("files", []) if file.is_file() else []
-    aside = Path(mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    old = aside / "old"
-    try:
+    old = _aside(target)
+    _clear_up(old, target)  # after an earlier save that was killed
+    if target.exists():
         target.rename(old)
+    try:
         draft.rename(target)
     except BaseException:
         if old.exists():
             old.rename(target)
-        aside.rmdir()
         raise
+    _clear_up(old, target)
+
+
+def _aside(target: Path) -> Path:
+    """Where the earlier save is while a new one takes its place."""
+    return target.parent / f".{target.name}.old"
+
+
+def _clear_up(old: Path, target: Path) -> None:
+    """Nothing is left at ``old``: it becomes ``target`` if that is missing, or gives it what no save had written."""
+    if not old.exists():
+        return
+    if not target.exists():
+        old.rename(target)
+        return
+    file = old / _AGENT_FILE
+    ours = json.loads(file.read_text(encoding="utf-8")).get("files", []) if file.is_file() else []
     for entry in list(old.iterdir()):
         if entry.name not in ours and not (target / entry.name).exists():
             entry.rename(target / entry.name)
-    shutil.rmtree(aside)
+    shutil.rmtree(old)
 
 
 class _Sums:
@@ -610,13 +657,12 @@ def _known_fields(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class TrainOptions(GRPOConfig):
+class TrainOptions(EnvKeywords, GRPOConfig):
     """Train a model with GRPO on an environment, evaluate it on held-out problems, save it.
 
     Attributes:
         policy: "tiny-reasoner", a folder or a hub name.
         env: Id of the environment.
-        env_kwargs: Keyword arguments of the environment, as JSON.
         total_timesteps: Tokens to write in training. None: no such bound.
         max_seconds: Wall time of training.
         eval_problems: Held-out problems before and after. 0: no evaluation.
@@ -625,29 +671,41 @@ class TrainOptions(GRPOConfig):
 
     policy: str = "tiny-reasoner"
     env: str = "llmgym/MathReason-v0"
-    env_kwargs: str = "{}"
     total_timesteps: int | None = None
     max_seconds: float | None = 300.0
     eval_problems: int = 200
     save_dir: str | None = None
 
 
+def train(options: TrainOptions, learn: Callable[[GRPO], Any] | None = None) -> GRPO:
+    """Evaluate, train, evaluate and save, as the options say.
+
+    Args:
+        options: What to do.
+        learn: Spends the budget of the options; ``None``: :meth:`GRPO.learn` with its line of progress.
+    """
+    config = GRPOConfig(**{f.name: getattr(options, f.name) for f in fields(GRPOConfig)})
+    agent = GRPO(options.policy, options.env, config, env_kwargs=parse_keywords(options.env_kwargs))
+    if options.eval_problems:
+        print("before:", agent.evaluate(options.eval_problems))
+    if learn is None:
+        agent.learn(options.total_timesteps, options.max_seconds)
+    else:
+        learn(agent)
+    share = 100 * agent.env_seconds / max(agent.train_seconds, 1e-9)
+    print(f"{agent.n_timesteps:,} tokens in {agent.train_seconds:.1f} s, {share:.1f} % of it in the environment")
+    if options.eval_problems:
+        print("after: ", agent.evaluate(options.eval_problems))
+    if options.save_dir is not None:
+        print("saved: ", agent.save(options.save_dir))
+    return agent
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """``python -m llmgym.agents.grpo``."""
     import tyro
 
-    options = tyro.cli(TrainOptions, args=arguments, description=TrainOptions.__doc__)
-    config = GRPOConfig(**{f.name: getattr(options, f.name) for f in fields(GRPOConfig)})
-    agent = GRPO(options.policy, options.env, config, env_kwargs=json.loads(options.env_kwargs))
-    if options.eval_problems:
-        print("before:", agent.evaluate(options.eval_problems))
-    agent.learn(options.total_timesteps, options.max_seconds)
-    share = 100 * agent.env_seconds / max(agent.train_seconds, 1e-9)
-    print(f"{agent.n_timesteps} tokens in {agent.train_seconds:.1f} s, {share:.1f} % of them in the environment")
-    if options.eval_problems:
-        print("after: ", agent.evaluate(options.eval_problems))
-    if options.save_dir is not None:
-        print("saved:", agent.save(options.save_dir))
+    train(tyro.cli(TrainOptions, args=arguments, description=TrainOptions.__doc__))
 
 
 if __name__ == "__main__":

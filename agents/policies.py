@@ -93,7 +93,18 @@ class Policy:
             device: ``None``: a GPU if there is one, otherwise the CPU.
             dtype: ``None``: bfloat16 on a GPU, float32 on a CPU.
             **options: Further arguments of :class:`Policy`.
+
+        Raises:
+            InvalidOptionError: If an argument cannot apply: all to a policy, ``device`` and ``dtype`` to a model.
         """
+        given = {name: value for name, value in (("device", device), ("dtype", dtype)) if value is not None}
+        if isinstance(name_or_path, Policy):
+            given |= options
+        if given and isinstance(name_or_path, (Policy, PreTrainedModel)):
+            raise InvalidOptionError(
+                f"Expected no {', '.join(given)} for a {type(name_or_path).__name__}, which is taken as it is, actual: "
+                f"{', '.join(f'{name}={value!r}' for name, value in given.items())}. Set it there beforehand."
+            )
         if isinstance(name_or_path, Policy):
             return name_or_path
         if isinstance(name_or_path, PreTrainedModel):

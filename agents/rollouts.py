@@ -254,13 +254,13 @@ class _Collector:
     def _reset(self, seed: int | None, mask: Bools | None = None) -> Mapping[str, npt.NDArray[Any]]:
         clock = time.perf_counter()
         observations: Mapping[str, npt.NDArray[Any]]
+        seeds: Any = seed  # Gymnasium's annotation knows no list
         if self.gymnasium_made:
             words = np.random.SeedSequence(seed).generate_state(self.n_blocks)
             seeds = [int(word) for word in np.repeat(words, self.group_size)]
-            observations, _ = self.envs.reset(seed=seeds)  # type: ignore[arg-type]
+            observations, _ = self.envs.reset(seed=seeds)
         else:
             options: dict[str, Any] = {"group_size": self.group_size}
-            seeds: Any = seed
             if self.first_problem_seed is not None and self.mode is AutoresetMode.DISABLED:
                 block = np.arange(self.n) // self.group_size
                 seeds = (self.first_problem_seed + self.n_played * self.n_blocks + block).tolist()

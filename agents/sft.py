@@ -114,7 +114,8 @@ class SFT:
     """Trains a causal language model on examples.
 
     Args:
-        model: A Hugging Face causal language model; trained in place.
+        model: A Hugging Face causal language model; trained in place. Muon takes the matrices of its decoder but for
+            the embeddings, whatever the blocks are called.
         examples: Endless or finite iterator of ``(prompt_ids, response_ids)``.
         config: Hyperparameters.
     """
@@ -123,7 +124,9 @@ class SFT:
         self.model = model
         self.config = config or SFTConfig()
         self._batches = batches(examples, self.config)
-        blocks = {p for p in model.get_decoder().layers.parameters() if p.ndim == 2}  # type: ignore[operator]
+        decoder: nn.Module = model.get_decoder()  # type: ignore[operator]
+        embeddings = {p for m in decoder.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+        blocks = {p for p in decoder.parameters() if p.ndim == 2 and p not in embeddings}
         if self.config.muon_learning_rate == 0:
             blocks = set()
         others = [p for p in model.parameters() if p not in blocks]

@@ -64,6 +64,11 @@ def main() -> None:
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=default)
     arguments = parser.parse_args()
+    if arguments.group < 1 or arguments.slots < arguments.group or arguments.slots % arguments.group:
+        parser.error(
+            f"Expected --slots to be a positive multiple of --group {arguments.group}, actual: {arguments.slots}. "
+            "Change one of them."
+        )
     torch.set_num_threads(arguments.threads)
     clock = time.process_time if arguments.threads == 1 else time.perf_counter
 

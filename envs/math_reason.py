@@ -641,7 +641,7 @@ class MathTask:
 
 
 def demonstrations(
-    task: MathTask, *, seed: int, terse: float = 0.75, short: float = 0.1
+    task: MathTask, *, seed: int, terse: float = 0.9, short: float = 0.03
 ) -> Iterator[tuple[Problem, str]]:
     """Endless problems, each with a right response: what the shipped base model was trained on.
 

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 import gymnasium as gym
 
 from llmgym.errors import InvalidOptionError, LLMGymError, missing_extra, unknown_name
-from llmgym.play import DEFAULT_ENV, PlayOptions, in_colour, paint, parse_keywords, play
+from llmgym.keywords import EnvKeywords, parse_keywords
+from llmgym.play import DEFAULT_ENV, PlayOptions, in_colour, paint, play
 from llmgym.registration import ENVIRONMENTS
 
 if TYPE_CHECKING:
@@ -79,18 +80,13 @@ def run_train(arguments: Sequence[str]) -> None:
         raise unknown_name("an algorithm", algorithm, ["grpo"])
     grpo = _agents("llmgym.agents.grpo")
     options = parse(grpo.TrainOptions, arguments[1:], "train grpo")
-    config = grpo.GRPOConfig(**{f.name: getattr(options, f.name) for f in dataclasses.fields(grpo.GRPOConfig)})
-    agent: GRPO = grpo.GRPO(options.policy, options.env, config, env_kwargs=parse_keywords([options.env_kwargs]))
-    if options.eval_problems:
-        print(f"before: {agent.evaluate(options.eval_problems)}")
-    with _watch(f"grpo · {options.policy} · {options.env}", options.total_timesteps, options.max_seconds) as watch:
-        agent.learn(options.total_timesteps, options.max_seconds, callback=watch, progress_bar=False)
-    share = 100 * agent.env_seconds / max(agent.train_seconds, 1e-9)
-    print(f"{agent.n_timesteps:,} tokens in {agent.train_seconds:.1f} s, {share:.1f} % of it in the environment")
-    if options.eval_problems:
-        print(f"after:  {agent.evaluate(options.eval_problems)}")
-    if options.save_dir is not None:
-        print(f"saved:  {agent.save(options.save_dir)}")
+
+    def learn(agent: GRPO) -> None:
+        title = f"grpo · {options.policy} · {options.env}"
+        with _watch(title, options.total_timesteps, options.max_seconds) as watch:
+            agent.learn(options.total_timesteps, options.max_seconds, callback=watch, progress_bar=False)
+
+    grpo.train(options, learn)
 
 
 #: Rows of the live view, beside the reward parts: name -> name among the metrics.
@@ -177,19 +173,17 @@ def sparkline(values: Sequence[float], columns: int) -> str:
 
 
 @dataclass(frozen=True)
-class EvalOptions:
+class EvalOptions(EnvKeywords):
     """Accuracy on held-out problems.
 
     Attributes:
         path: The folder of a trained agent; or tiny-reasoner, the folder or hub name of a model.
         env: Id of an environment; none: the one of the training.
-        env_kwargs: Keyword arguments of the environment that differ: name=value, or one JSON object.
         examples: Responses to show.
     """
 
     path: str
     env: str | None = None
-    env_kwargs: tuple[str, ...] = ()
     examples: int = 2
 
 
@@ -201,6 +195,10 @@ def run_eval(arguments: Sequence[str]) -> None:
     kind.__doc__ = EvalOptions.__doc__
     options = parse(kind, arguments, "eval", positional="path")
     env_kwargs = parse_keywords(options.env_kwargs)
+    for name in inspect.signature(agents.GRPO.evaluate).parameters:
+        if name in env_kwargs:  # it would be taken for an argument of `evaluate`
+            mend = f"Use --{name.replace('_', '-')}" if hasattr(options, name) else "Leave it out"
+            raise InvalidOptionError(f"Expected no {name!r} among --env-kwargs, actual: {env_kwargs[name]!r}. {mend}.")
     if (Path(options.path) / "agent.json").is_file():
         agent: GRPO = agents.GRPO.load(options.path, options.env)
     else:
@@ -216,6 +214,7 @@ def _print_evaluation(result: Evaluation, n_examples: int) -> None:
     rows += [(f"reward {name}", f"{value:.3f}") for name, value in result.reward_components.items()]
     rows += [("return", f"{result.mean_return:.3f}"), ("tokens a response", f"{result.mean_length:.1f}")]
     rows += [(f"ended: {name}", f"{100 * share:.1f} %") for name, share in sorted(result.stop_reasons.items())]
+    rows += [("solved", result.solved_if)]
     rows += [("problems", f"{result.n_problems}, {result.samples} responses each, {result.seconds:.1f} s")]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:

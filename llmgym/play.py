@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -16,8 +15,9 @@ import gymnasium as gym
 import numpy as np
 
 from llmgym.core import LanguageEnv
-from llmgym.errors import InvalidOptionError, missing_extra, unknown_name
-from llmgym.registration import ENVIRONMENTS
+from llmgym.errors import InvalidOptionError, WrongEnvironmentError, missing_extra, unknown_name
+from llmgym.keywords import EnvKeywords, parse_keywords
+from llmgym.registration import ENVIRONMENTS, find_spec, load_entry_point, takes_keyword
 from llmgym.rendering import render_ansi, render_inline
 from llmgym.tokenizers import TINY_REASONER, Tokenizer
 from llmgym.transcript import Author
@@ -32,15 +32,14 @@ _BOLD, _FAINT, _GAIN = "1", "38;5;242", "1;38;5;114"
 
 
 @dataclass(frozen=True)
-class PlayOptions:
+class PlayOptions(EnvKeywords):
     """Show an episode as it unfolds.
 
     Attributes:
-        env: Id of an environment.
+        env: Id of a language environment, of ours or not; module:id imports the module that registers it.
         policy: Who writes: tiny-reasoner, the folder or hub name of a model, or human.
         action_unit: What one action is.
         seed: Of the episode and of the sampling.
-        env_kwargs: Keyword arguments of the environment: name=value (the value may be JSON), or one JSON object.
         top_k: Alternatives shown beside each token, with their probabilities; 0 shows the text alone.
         temperature: Of the sampling; low is nearly greedy.
         delay: Seconds to wait after each action.
@@ -50,7 +49,6 @@ class PlayOptions:
     policy: str = TINY_REASONER
     action_unit: Literal["token", "step", "response"] = "token"
     seed: int = 0
-    env_kwargs: tuple[str, ...] = ()
     top_k: int = 3
     temperature: float = 1.0
     delay: float = 0.0
@@ -70,8 +68,7 @@ class Writer(Protocol):
 
 def play(options: PlayOptions) -> None:
     """Play one episode and print it while it is written."""
-    if options.env not in ENVIRONMENTS:
-        raise unknown_name("an environment", options.env, ENVIRONMENTS)
+    check_playable(options)
     kwargs = parse_keywords(options.env_kwargs)
     for name in ("action_unit", "render_mode"):
         if name in kwargs:
@@ -82,7 +79,9 @@ def play(options: PlayOptions) -> None:
     if options.policy != HUMAN:  # a person writes with the environment's own tokenizer
         kwargs.setdefault("tokenizer", options.policy)
     env = gym.make(options.env, **kwargs, action_unit=options.action_unit, render_mode="ansi")
-    core = cast(LanguageEnv, env.unwrapped)
+    core = env.unwrapped
+    if not isinstance(core, LanguageEnv):  # its entry point was a function, which said nothing before
+        raise _not_playable(options.env, core)
     _, info = env.reset(seed=options.seed)
     about = [f"{key} {info[key]}" for key in ("family", "level", "language") if info.get(key)]
     print(paint(f"{options.env} · {options.policy} · {options.action_unit} actions · seed {options.seed}", _BOLD))
@@ -108,6 +107,37 @@ def play(options: PlayOptions) -> None:
             print(paint(f"written after the end, and not used: {info['unused_text']!r}", _FAINT))
         time.sleep(options.delay)
     _print_end(core, info["stop_reason"], totals)
+
+
+def check_playable(options: PlayOptions) -> None:
+    """Refuse an id whose environment is known not to be ours to show, before anything is made.
+
+    Raises:
+        InvalidOptionError: If the id is unknown, or its environment takes none of the keyword arguments needed here.
+        WrongEnvironmentError: If it is no :class:`LanguageEnv`.
+    """
+    spec = find_spec(options.env)
+    if spec is None:
+        error = unknown_name("an environment", options.env, ENVIRONMENTS)
+        raise InvalidOptionError(f"{error} An id that another module registers is written module:id.")
+    creator = load_entry_point(spec.entry_point)
+    if creator is None or (isinstance(creator, type) and not issubclass(creator, LanguageEnv)):
+        raise _not_playable(options.env, creator)
+    for keyword in ("action_unit", "render_mode", *(() if options.policy == HUMAN else ("tokenizer",))):
+        if not takes_keyword(creator, keyword):
+            raise InvalidOptionError(
+                f"Expected an environment that takes `{keyword}`, actual: {options.env!r}, whose entry point does not. "
+                "Name it there, or let the class pass its **options on to LanguageEnv."
+            )
+
+
+def _not_playable(env_id: str, actual: object) -> WrongEnvironmentError:
+    kind = actual if isinstance(actual, type) else type(actual)
+    return WrongEnvironmentError(
+        f"Expected a language environment (a subclass of llmgym.core.LanguageEnv), actual: {env_id!r}, "
+        f"{'which has no entry point' if actual is None else f'a {kind.__name__}'}. Choose another; `llmgym list` "
+        "shows ours."
+    )
 
 
 def _print_end(core: LanguageEnv, stop_reason: str, totals: Mapping[str, float]) -> None:
@@ -263,37 +293,6 @@ class Person:
 
 
 # --- Shared with the other commands ----------------------------------------------------------------------------------
-
-
-def parse_keywords(words: Sequence[str]) -> dict[str, Any]:
-    """Keyword arguments from the command line.
-
-    Args:
-        words: ``name=value`` each, the value being JSON or else taken as text; or JSON objects.
-
-    Example:
-        >>> parse_keywords(["level=2", "language=en", '{"rewards": {"format": 0.1}}'])
-        {'level': 2, 'language': 'en', 'rewards': {'format': 0.1}}
-    """
-    keywords: dict[str, Any] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if word.lstrip().startswith("{"):
-            try:
-                keywords.update(json.loads(word))
-            except json.JSONDecodeError as error:
-                raise InvalidOptionError(f"Expected a JSON object, actual: {word!r} ({error}). Mend it.") from error
-        elif equals and name.isidentifier():
-            try:
-                keywords[name] = json.loads(value)
-            except json.JSONDecodeError:
-                keywords[name] = value  # plain text needs no quotes
-        else:
-            raise InvalidOptionError(
-                f"Expected environment keywords as name=value or as a JSON object, actual: {word!r}. "
-                "Write e.g. --env-kwargs level=2 language=en"
-            )
-    return keywords
 
 
 def in_colour() -> bool:

@@ -1,6 +1,6 @@
 """Makes the tiny model that ships with the package, from nothing: tokenizer, architecture, supervised training.
 
-    python scripts/make_tiny_reasoner.py                     # about 50 minutes on two CPU cores
+    python scripts/make_tiny_reasoner.py                     # about 55 minutes on two CPU cores
     python scripts/make_tiny_reasoner.py --max-steps 200 --output /tmp/tiny   # a quick look
 
 The same seed gives the same weights on the same machine and library versions. The data are problems of the train
@@ -10,7 +10,7 @@ split of ``llmgym/MathReason-v0``, each with one of three responses:
 - *short*: the solution as a single line, several operations done in one go;
 - *full*: one small operation a line.
 
-In each of three stages it first learns to calculate, from a mix of all three. Then, while the learning rate falls, most
+In each of four stages it first learns to calculate, from a mix of all three. Then, while the learning rate falls, most
 examples are terse, so that the base answers badly on its first try and well on one of several: the gap that
 reinforcement learning closes. Nothing tells the model which of the three it should prefer.
 """
@@ -32,7 +32,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmgym.agents.sft import SFT, Example, SFTConfig
-from llmgym.envs.math_reason import MathTask, demonstrations
+from llmgym.envs.math_reason import FAMILIES, MathTask, demonstrations
 
 PAD, EOS = "<pad>", "<eos>"
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
@@ -50,6 +50,7 @@ class Stage:
         learning_mix: Shares of terse and short responses in it; the rest is full.
         final_mix: The same for the rest of the stage, in which the model becomes terse.
         decay_share: Last share of the steps, over which the learning rate falls to zero.
+        families: Of the problems, drawn evenly; one that is named three times comes three times as often.
     """
 
     levels: tuple[int, ...]
@@ -58,13 +59,18 @@ class Stage:
     learning_mix: tuple[float, float]
     final_mix: tuple[float, float]
     decay_share: float
+    families: tuple[str, ...] = tuple(FAMILIES)
 
+
+#: The two families that need a plan, and so the most practice.
+PRACTICE = 3 * ("expression", "target") + ("arithmetic", "word", "equation")
 
 #: Short numbers first; then longer ones, which take the same small operations, more of them. Each stage is more terse.
 STAGES = (
     Stage((1, 2), 2800, 310_000, learning_mix=(0.2, 0.3), final_mix=(0.64, 0.18), decay_share=0.35),
     Stage((2, 3), 1100, 100_000, learning_mix=(0.1, 0.2), final_mix=(0.75, 0.1), decay_share=0.5),
     Stage((2, 3), 900, 67_000, learning_mix=(0.05, 0.15), final_mix=(0.85, 0.05), decay_share=0.5),
+    Stage((2, 3), 600, 50_000, learning_mix=(0.03, 0.07), final_mix=(0.9, 0.03), decay_share=0.5, families=PRACTICE),
 )
 
 
@@ -125,7 +131,7 @@ def train_tokenizer(vocab_size: int, seed: int, n_problems: int = 30_000) -> Tok
 def examples(tokenizer: Tokenizer, stage: Stage, seed: int) -> Iterator[Example]:
     """Endless supervised examples, as token ids."""
     end = tokenizer.token_to_id(EOS)
-    task = MathTask(split="train", level=stage.levels)
+    task = MathTask(split="train", level=stage.levels, families=stage.families)
     learning, final = (
         demonstrations(task, seed=seed + phase, terse=terse, short=short)
         for phase, (terse, short) in enumerate((stage.learning_mix, stage.final_mix))
@@ -155,8 +161,11 @@ def build_model(recipe: Recipe, tokenizer: Tokenizer) -> LlamaForCausalLM:
 
 
 def write(folder: Path, model: LlamaForCausalLM, tokenizer: Tokenizer) -> None:
-    """Write model and tokenizer beside the folder and swap them in, so that a reader never sees half of them."""
-    beside = folder.with_name(folder.name + ".new")
+    """Write model and tokenizer beside the folder and swap them in, so that a reader never sees half of them.
+
+    Whenever it is interrupted, a whole model is left: in the folder, or, between the two renames, in ``<folder>.old``.
+    """
+    beside, aside = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
     shutil.rmtree(beside, ignore_errors=True)
     model.save_pretrained(beside)
     tokenizer.save(str(beside / "tokenizer.json"))
@@ -172,8 +181,10 @@ def write(folder: Path, model: LlamaForCausalLM, tokenizer: Tokenizer) -> None:
     for file in beside.iterdir():
         file.chmod(0o644)  # safetensors writes for its owner alone
     if folder.exists():
-        shutil.rmtree(folder)
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
     beside.rename(folder)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def train(model: LlamaForCausalLM, tokenizer: Tokenizer, stage: Stage, recipe: Recipe, number: int) -> None:

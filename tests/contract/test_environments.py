@@ -113,7 +113,6 @@ def test_gymnasiums_own_vector_environments_take_it(env_id: str) -> None:
         asynchronous.close()
 
 
-
 def test_the_kit_finds_faults() -> None:
     """A kit that passes everything would be worth nothing."""
 

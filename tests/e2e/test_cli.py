@@ -1,14 +1,16 @@
 """The command line, with tiny settings."""
 
 import io
-import json
 import subprocess
 import sys
 
+import gymnasium as gym
 import pytest
 
 from llmgym.cli import main, sparkline
-from llmgym.play import parse_keywords
+from llmgym.core import LanguageEnv
+from llmgym.keywords import parse_keywords
+from llmgym.testing.fakes import SumTask
 
 EASY = ["--env-kwargs", "level=1", "language=en", "max_new_tokens=24"]
 
@@ -94,9 +96,9 @@ def test_train_then_eval(capsys, tmp_path, monkeypatch):
     pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
     small = ["--group-size", "2", "--problems-per-iteration", "2", "--n-minibatches", "1", "--log-dir", "None"]
-    kwargs = json.dumps({"level": 1, "language": "en", "max_new_tokens": 8})
+    kwargs = ["--env-kwargs", "level=1", "language=en", "max_new_tokens=8"]
     budget = ["--total-timesteps", "20", "--max-seconds", "None", "--eval-problems", "0"]
-    text = run(capsys, "train", "grpo", *small, *budget, "--env-kwargs", kwargs, "--save-dir", "agent")
+    text = run(capsys, "train", "grpo", *small, *budget, *kwargs, "--save-dir", "agent")
     assert "iteration    1" in text
     assert "% of it in the environment" in text
     assert (tmp_path / "agent" / "agent.json").is_file()
@@ -106,6 +108,75 @@ def test_train_then_eval(capsys, tmp_path, monkeypatch):
     assert "pass@2" in text
     assert "3, 2 responses each" in text
     assert text.count("solved, return") == 1
+    assert "correctness > 0" in text
+    for word, mend in (("split=train", "Use --split"), ("forbidden={}", "Leave it out"), ("self=1", "Leave it out")):
+        name = word.partition("=")[0]
+        assert f"Expected no {name!r} among --env-kwargs" in (text := fail("eval", "agent", "--env-kwargs", word))
+        assert mend in text
+
+
+def test_every_command_takes_env_kwargs_alike(capsys):
+    pytest.importorskip("torch")
+    helps = []
+    for command in (["play"], ["train", "grpo"], ["eval"]):
+        with pytest.raises(SystemExit):
+            main([*command, "--help"])
+        text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        helps.append(text[text.index("--env-kwargs") :].partition("(default")[0])
+    assert helps[0] == helps[1] == helps[2]
+    assert "name=value" in helps[0]
+
+
+class SumEnv(LanguageEnv):
+    """A user's own."""
+
+    def __init__(self, **options):
+        super().__init__(SumTask(), **options)
+
+
+class RigidEnv(LanguageEnv):
+    """Takes nothing."""
+
+    def __init__(self):
+        super().__init__(SumTask())
+
+
+def make_cart(action_unit=None, render_mode=None):
+    return gym.make("CartPole-v1").unwrapped
+
+
+@pytest.fixture
+def own_ids():
+    ids = {"Sum-v0": SumEnv, "Rigid-v0": RigidEnv, "Cart-v0": make_cart}
+    for name, entry_point in ids.items():
+        gym.register(name, entry_point=entry_point)
+    yield
+    for name in ids:
+        del gym.registry[name]
+
+
+@pytest.mark.usefixtures("own_ids")
+def test_play_shows_the_environments_of_users(capsys, monkeypatch, tmp_path):
+    type_in(monkeypatch, "7<eos>\n")
+    assert "stop reason       end_token" in run(capsys, "play", "Sum-v0", "--policy", "human")
+    (tmp_path / "my_llmgym_ids.py").write_text(
+        "import gymnasium\ngymnasium.registry['My-v0'] = gymnasium.spec('Sum-v0')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    type_in(monkeypatch, "7<eos>\n")
+    assert "end_token" in run(capsys, "play", "my_llmgym_ids:Sum-v0", "--policy", "human")
+    gym.registry.pop("My-v0")
+    type_in(monkeypatch, "")
+    assert "a subclass of llmgym.core.LanguageEnv" in fail("play", "CartPole-v1")
+    assert "a CartPoleEnv" in fail("play", "Cart-v0", "--policy", "human")
+    assert "takes `action_unit`, actual: 'Rigid-v0'" in fail("play", "Rigid-v0")
+    assert "'no_such_module:Sum-v0'" in fail("play", "no_such_module:Sum-v0")
+
+
+@pytest.mark.usefixtures("own_ids")
+def test_a_model_plays_the_environment_of_a_user(capsys):
+    pytest.importorskip("torch")
+    assert "stop reason" in run(capsys, "play", "Sum-v0", "--env-kwargs", "max_new_tokens=4")
 
 
 def test_options_come_from_the_classes(capsys):

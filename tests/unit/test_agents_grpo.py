@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +17,13 @@ from gymnasium.vector import AutoresetMode, VectorWrapper
 
 torch = pytest.importorskip("torch")
 
+from llmgym.agents.evaluation import pass_interval  # noqa: E402
 from llmgym.agents.grpo import GRPO, GRPOConfig, main  # noqa: E402
 from llmgym.agents.metrics import MetricsLog, read_metrics  # noqa: E402
 from llmgym.agents.optimizers import MixedPrecisionAdamW  # noqa: E402
 from llmgym.agents.policies import Policy  # noqa: E402
 from llmgym.agents.rollouts import RolloutBatch, collect  # noqa: E402
+from llmgym.envs.copy import CopyEnv, CopyVectorEnv  # noqa: E402
 from llmgym.errors import InvalidOptionError  # noqa: E402
 from tests.unit.agent_fakes import VOCABULARY, echo_envs, tiny_llama  # noqa: E402
 
@@ -349,7 +354,9 @@ def test_a_failed_save_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.Mo
 
     rename = Path.rename
     with monkeypatch.context() as patch:  # the draft is written, the old save is moved aside, and then it fails
-        patch.setattr(Path, "rename", lambda a, b: fail(b) if Path(b) == folder and a.name != "old" else rename(a, b))
+        patch.setattr(
+            Path, "rename", lambda a, b: fail(b) if Path(b) == folder and a.name != ".agent.old" else rename(a, b)
+        )
         with pytest.raises(OSError, match="disk full"):
             agent.save(folder)
     assert (folder / "model.safetensors").read_bytes() == before
@@ -359,6 +366,119 @@ def test_a_failed_save_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.Mo
         agent.save(folder)
     assert (folder / "model.safetensors").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["agent"]
+
+
+@pytest.mark.parametrize("n_renames", [0, 1, 2])
+def test_a_save_that_is_killed_leaves_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_renames: int
+) -> None:
+    """Nobody tidies up after SIGKILL: whatever the last rename was, there is a save to load, and the next one mends."""
+
+    class Killed(BaseException):
+        pass
+
+    agent = make_agent()
+    folder = agent.save(tmp_path / "agent")
+    (folder / "notes").write_text("mine")
+    agent.n_timesteps = 7
+    rename, done = Path.rename, []
+
+    def killed_rename(source: Path, target: Path) -> Any:
+        if len(done) == n_renames:
+            raise Killed
+        done.append(target)
+        return rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed_rename)
+        patch.setattr(shutil, "rmtree", lambda *args, **kwargs: None)
+        with pytest.raises(Killed):
+            agent.save(folder)
+    assert folder.exists() == (n_renames != 1)
+    assert GRPO.load(folder).n_timesteps == (7 if n_renames == 2 else 0)
+    found = GRPO.load(folder)
+    agent.n_timesteps = 8
+    agent.save(folder)
+    assert found.evaluate(2).n_problems == 2  # needs nothing of where it was found
+    assert GRPO.load(folder).n_timesteps == 8
+    assert (folder / "notes").read_text() == "mine"
+    assert not (tmp_path / ".agent.old").exists()
+
+
+class OwnEnv(CopyEnv):
+    """A user's own, registered outside of our namespace."""
+
+
+class OwnVectorEnv(CopyVectorEnv):
+    """Its native twin."""
+
+
+class DeafVectorEnv(CopyVectorEnv):
+    """Takes no tokenizer."""
+
+    def __init__(self, num_envs: int = 1, *, autoreset_mode: str = "next_step", split: str = "train") -> None:
+        super().__init__(num_envs, autoreset_mode=autoreset_mode, split=split)
+
+
+@pytest.fixture
+def own_ids() -> Iterator[None]:
+    gym.register("Own-v0", entry_point=OwnEnv, vector_entry_point=OwnVectorEnv)
+    gym.register("OwnSingle-v0", entry_point=OwnEnv)
+    gym.register("OwnMode-v0", vector_entry_point=OwnVectorEnv, kwargs={"autoreset_mode": "same_step"})
+    gym.register("Deaf-v0", vector_entry_point=DeafVectorEnv)
+    yield
+    for name in ("Own-v0", "OwnSingle-v0", "OwnMode-v0", "Deaf-v0"):
+        del gym.registry[name]
+
+
+@pytest.mark.usefixtures("own_ids")
+@pytest.mark.parametrize(
+    ("env", "mode"),
+    [("Own-v0", "DISABLED"), ("OwnSingle-v0", "NEXT_STEP"), ("OwnMode-v0", "SAME_STEP"), ("Deaf-v0", "DISABLED")],
+)
+def test_ids_of_users_get_what_their_entry_points_take(env: str, mode: str) -> None:
+    tokenizer = make_agent().policy.tokenizer  # has another vocabulary than the default one of the environment
+    own = None if env == "Deaf-v0" else tokenizer
+    policy = Policy(tiny_llama(20 if own is None else VOCABULARY), own)
+    agent = GRPO(policy, env, SMALL)
+    assert agent.envs.metadata["autoreset_mode"] is AutoresetMode[mode]
+    assert agent.env_kwargs.get("tokenizer") is own
+    assert agent.evaluate(3).solved_if == "return >= 1"
+    single = GRPO(policy, env, SMALL, env_kwargs={"vectorization_mode": "sync"}) if env == "Own-v0" else None
+    assert single is None or single.envs.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
+    with pytest.raises(InvalidOptionError, match="'num_envs' in env_kwargs, actual: 4"):
+        GRPO(policy, env, SMALL, env_kwargs={"num_envs": 4})
+
+
+def test_the_constant_of_the_loss_is_the_width_of_an_observation() -> None:
+    """The gradient of "constant" is that of "token" times a known number: departure 3 names it."""
+    gradients = []
+    for loss_average in ("token", "constant"):
+        agent = make_agent(loss_average=loss_average, n_minibatches=1, max_grad_norm=1e9)
+        batch = rollout(agent)
+        agent._update(batch, 0.0)
+        gradients.append(torch.cat([p.grad.flatten() for p in agent.policy.model.parameters()]))
+    width = agent.envs.single_observation_space["input_ids"].shape[0]
+    assert torch.allclose(gradients[1] * len(batch) * width / batch.n_timesteps, gradients[0], atol=1e-6, rtol=1e-4)
+    assert "width of an observation" in sys.modules[GRPO.__module__].__doc__
+
+
+def test_an_interval_never_claims_certainty() -> None:
+    for n_right in (0, 1, 2):  # of two responses to each of 20 problems
+        solved = np.tile(np.arange(2) < n_right, (20, 1))
+        low, high = pass_interval(solved)
+        assert high - low > 0.15
+        assert low <= n_right / 2 <= high
+    assert pass_interval(np.ones((20, 4), bool)) == pass_interval(np.ones((20, 1), bool))
+    solved = np.tile([True, False], (20, 1))
+    solved[0] = True
+    assert pass_interval(solved) == pytest.approx((0.525 - 0.049, 0.525 + 0.049), abs=1e-3)
+
+
+def test_an_evaluation_says_what_it_counted() -> None:
+    agent = GRPO("tiny-reasoner", "llmgym/MathReason-v0", SMALL, env_kwargs={"max_new_tokens": 4})
+    assert "(solved: correctness > 0)" in str(agent.evaluate(2))
+    assert "(solved: return >= 1)" in str(agent.evaluate(2, rewards={"format": 1.0}))
 
 
 def test_evaluation_does_not_disturb_training() -> None:
@@ -405,7 +525,7 @@ def test_a_gradient_that_is_no_number_stops_the_training() -> None:
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = "--group-size 2 --problems-per-iteration 2 --n-minibatches 1 --total-timesteps 5 --eval-problems 3"
-    kwargs = ["--env-kwargs", '{"max_new_tokens": 6}', "--log-dir", str(tmp_path / "log")]
+    kwargs = ["--env-kwargs", "max_new_tokens=6", "level=[1]", "--log-dir", str(tmp_path / "log")]
     main([*arguments.split(), *kwargs, "--save-dir", str(tmp_path / "agent")])
     printed = capsys.readouterr().out
     assert "before: pass@1" in printed

@@ -9,6 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from llmgym.agents.attention import matmul_attention  # noqa: E402
 from llmgym.agents.policies import Policy  # noqa: E402
 from llmgym.errors import InvalidActionError, InvalidOptionError  # noqa: E402
 from tests.unit.agent_fakes import tiny_llama  # noqa: E402
@@ -144,3 +145,24 @@ def test_the_shipped_model_loads() -> None:
     assert policy.tokenizer is not None
     actions, _ = policy.act(observe([policy.tokenizer.encode("1+1\n")]))
     assert isinstance(policy.text(actions), str)
+
+
+@pytest.mark.parametrize("option", [{"temperature": 0.5}, {"seed": 1}, {"device": "cpu"}, {"dtype": torch.float32}])
+def test_loading_what_is_loaded_takes_no_options(option: dict[str, Any]) -> None:
+    name, value = next(iter(option.items()))
+    policy = Policy(tiny_llama())
+    assert Policy.load(policy) is policy
+    with pytest.raises(InvalidOptionError, match=f"no {name} for a Policy.*actual: {name}={value!r}"):
+        Policy.load(policy, **option)
+    if name in ("device", "dtype"):
+        with pytest.raises(InvalidOptionError, match=f"no {name} for a LlamaForCausalLM"):
+            Policy.load(policy.model, **option)
+    else:
+        assert isinstance(Policy.load(policy.model, **option), Policy)
+
+
+def test_attention_that_is_refused_says_what_would_work() -> None:
+    states = torch.zeros(1, 1, 1, 2)
+    with pytest.raises(InvalidOptionError, match='without `s_aux`.*On a GPU.*attn_implementation="eager"') as error:
+        matmul_attention(torch.nn.Identity(), states, states, states, None, s_aux=states)
+    assert "keep_attention" not in str(error.value)

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from llmgym.agents.sft import SFT, SFTConfig, batches, response_cross_entropy
 
@@ -96,3 +96,32 @@ def test_a_budget_is_asked_for():
         SFT(tiny_model(), examples()).learn(0)
     with pytest.raises(ValueError, match="max_seconds=0"):
         SFT(tiny_model(), examples()).learn(max_seconds=0)
+
+
+def test_muon_takes_the_matrices_of_the_blocks():
+    """Of a Llama the parameters under ``layers``, in the order of the model: the shipped weights depend on it."""
+    model = tiny_model()
+    (adamw, _), (muon, _) = SFT(model, examples())._optimizers
+    blocks = {p for p in model.model.layers.parameters() if p.ndim == 2}
+    others = [p for p in model.parameters() if p not in blocks]
+    expected = [
+        [p for p in others if p.ndim >= 2],
+        [p for p in others if p.ndim < 2],
+        [p for p in model.parameters() if p in blocks],
+    ]
+    actual = [group["params"] for optimizer in (adamw, muon) for group in optimizer.param_groups]
+    assert [[id(p) for p in group] for group in actual] == [[id(p) for p in group] for group in expected]
+    assert len(blocks) == 14
+
+
+def test_a_decoder_whose_blocks_have_another_name():
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=17, n_positions=64, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0)
+    model = GPT2LMHeadModel(config)
+    sft = SFT(model, examples(), SFTConfig(tokens_per_microbatch=64, microbatches=1, pool_size=16, warmup_steps=0))
+    (_, _), (muon, _) = sft._optimizers
+    blocks = [p for p in model.transformer.h.parameters() if p.ndim == 2]
+    assert [id(p) for p in muon.param_groups[0]["params"]] == [id(p) for p in blocks]
+    before = [p.detach().clone() for p in blocks]
+    assert sft.learn(1) == 1
+    assert not any(torch.equal(a, b) for a, b in zip(before, blocks, strict=True))

@@ -1,0 +1,62 @@
+"""Programs beside the package: what they refuse, and what they leave behind when they are interrupted."""
+
+from __future__ import annotations
+
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from tests.unit.agent_fakes import tiny_llama
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("slots", ["12", "0", "4"])
+def test_decoding_is_measured_on_whole_groups(monkeypatch, capsys, slots):
+    monkeypatch.setattr(sys, "argv", ["decode.py", "--slots", slots, "--group", "8"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(ROOT / "benchmarks" / "decode.py"), run_name="__main__")
+    assert f"multiple of --group 8, actual: {slots}" in capsys.readouterr().err
+
+
+class FakeTokenizer:
+    def save(self, path):
+        Path(path).write_text("{}")
+
+
+@pytest.mark.parametrize("n_renames", [0, 1, 2])
+def test_an_interrupted_write_of_the_tiny_model_leaves_a_whole_one(tmp_path, monkeypatch, n_renames):
+    pytest.importorskip("tyro")
+    write = runpy.run_path(str(ROOT / "scripts" / "make_tiny_reasoner.py"))["write"]
+    folder, aside = tmp_path / "model", tmp_path / "model.old"
+    write(folder, tiny_llama(), FakeTokenizer())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+    (folder / "old").write_text("")
+    rename, rmtree, done = Path.rename, shutil.rmtree, []
+
+    def killed_rename(source, target):
+        if len(done) == n_renames:
+            raise KeyboardInterrupt
+        done.append(target)
+        return rename(source, target)
+
+    def killed_rmtree(path, **kwargs):
+        if Path(path).exists():
+            rmtree(path)
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed_rename)
+        patch.setattr(shutil, "rmtree", killed_rmtree)
+        with pytest.raises(KeyboardInterrupt):
+            write(folder, tiny_llama(), FakeTokenizer())
+    whole = folder if folder.exists() else aside
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= {path.name for path in whole.iterdir()}
+    write(folder, tiny_llama(), FakeTokenizer())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+    assert not (folder / "old").exists()
