@@ -21,7 +21,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ class MainJob:
     Attributes:
         seeds: One training each.
         minutes: Of training, evaluations left out.
-        supervised: Whether to train the base for as long with supervision, for comparison.
+        train: "grpo", and "supervised" for the base trained for as long with supervision, for comparison.
         n_problems: Held-out problems in each evaluation.
         base_samples: Responses to each when the base is evaluated; gives its pass@k.
         n_checks: Evaluations during training.
@@ -60,7 +60,7 @@ class MainJob:
 
     seeds: tuple[int, ...] = (0,)
     minutes: float = 5.0
-    supervised: bool = True
+    train: tuple[Literal["grpo", "supervised"], ...] = ("grpo", "supervised")
     n_problems: int = 500
     base_samples: int = 16
     n_checks: int = 4
@@ -114,15 +114,17 @@ def run_seed(job: MainJob, seed: int, console: Console) -> SeedResult:
             checks.append((agent.train_seconds / 60, evaluation))
             console.print(f"  after {agent.train_seconds / 60:.1f} minutes        {evaluation}", highlight=False)
 
-    agent.learn(max_seconds=60 * job.minutes, callback=check)
-    checks.append((agent.train_seconds / 60, assess("GRPO")))
-    agent.save(job.output / f"seed_{seed}" / "model")
-    share = agent.env_seconds / agent.train_seconds
-    console.print(
-        f"  {agent.n_iterations} iterations; the environment took {100 * share:.2f} % of the training's wall time"
-    )
+    share = math.nan
+    if "grpo" in job.train:
+        agent.learn(max_seconds=60 * job.minutes, callback=check)
+        checks.append((agent.train_seconds / 60, assess("GRPO")))
+        agent.save(job.output / f"seed_{seed}" / "model")
+        share = agent.env_seconds / agent.train_seconds
+        console.print(
+            f"  {agent.n_iterations} iterations; the environment took {100 * share:.2f} % of the training's wall time"
+        )
 
-    if job.supervised:
+    if "supervised" in job.train:
         agent.policy = Policy(base, agent.policy.tokenizer, n_actions=agent.policy.n_actions, seed=seed)
         # The rates are those at which the base's own training ended its steady phase, fallen by ten.
         sft = SFTConfig(learning_rate=2e-4, muon_learning_rate=2e-3, seed=seed)
@@ -178,6 +180,8 @@ def headings(results: Sequence[SeedResult]) -> tuple[str, ...]:
 
 def side_by_side(result: SeedResult, n: int = 4) -> list[tuple[str, str, str, bool, bool]]:
     """Some problems: prompt, response of the base, response of the trained model, which were right."""
+    if "GRPO" not in result.rows:
+        return []
     before, after = result.rows["base"].examples, result.rows["GRPO"].examples
     by_prompt = {example["prompt"]: example for example in after}
     pairs = [(b, by_prompt[b["prompt"]]) for b in before if b["prompt"] in by_prompt]
@@ -190,7 +194,9 @@ def write_report(job: MainJob, results: Sequence[SeedResult]) -> None:
     lines += ["| " + " | ".join(headings(results)) + " |", "|---" * 6 + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in table_rows(results)]
     share = np.mean([result.env_share for result in results])
-    lines += ["", f"Environment's share of the training's wall time: {100 * share:.2f} %.", "", "![curves](report.png)"]
+    if not math.isnan(share):
+        lines += ["", f"Environment's share of the training's wall time: {100 * share:.2f} %."]
+    lines += ["", "![curves](report.png)"]
     for prompt, before, after, was_right, is_right in side_by_side(results[0]):
         lines += ["", f"**{prompt}**", "", f"Before ({'right' if was_right else 'wrong'}):", "```", before, "```"]
         lines += [f"After ({'right' if is_right else 'wrong'}):", "```", after, "```"]
@@ -200,7 +206,7 @@ def write_report(job: MainJob, results: Sequence[SeedResult]) -> None:
             "seed": result.seed,
             "rows": {name: evaluation.to_dict() for name, evaluation in result.rows.items()},
             "checks": [{"minutes": minutes, "pass_at_1": e.pass_at_1} for minutes, e in result.checks],
-            "env_share": result.env_share,
+            "env_share": None if math.isnan(result.env_share) else result.env_share,
         }
         for result in results
     ]
