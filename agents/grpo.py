@@ -48,11 +48,10 @@ from llmgym.agents.policies import Policy
 from llmgym.agents.progress import progress_line
 from llmgym.agents.prompt_states import PromptStates
 from llmgym.agents.rollouts import Bools, Ints, RolloutBatch, check_spaces, collect
+from llmgym.agents.saving import AGENT_FILE, aside, put_in_place
 from llmgym.errors import InvalidOptionError
 from llmgym.keywords import EnvKeywords, parse_keywords
 from llmgym.registration import find_spec, load_entry_point, takes_keyword
-
-_AGENT_FILE = "agent.json"
 
 #: Told of the agent and the metrics after each iteration; ``False`` stops the training.
 Callback = Callable[["GRPO", Mapping[str, Any]], bool | None]
@@ -517,11 +516,11 @@ class GRPO:
                 "n_iterations": self.n_iterations,
                 "train_seconds": self.train_seconds,
                 "env_seconds": self.env_seconds,
-                "files": sorted([_AGENT_FILE, *(path.name for path in draft.iterdir())]),
+                "files": sorted([AGENT_FILE, *(path.name for path in draft.iterdir())]),
             }
-            (draft / _AGENT_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+            (draft / AGENT_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
             draft.chmod(0o755)  # temporary folders are private
-            _put_in_place(draft, target)
+            put_in_place(draft, target)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         return target
@@ -544,13 +543,13 @@ class GRPO:
         """
         policy: str | Policy = str(folder)
         folder = Path(folder)
-        file = folder / _AGENT_FILE
-        if not file.is_file() and (_aside(folder) / _AGENT_FILE).is_file():  # a save was killed between its renames
-            file = _aside(folder) / _AGENT_FILE
+        file = folder / AGENT_FILE
+        if not file.is_file() and (aside(folder) / AGENT_FILE).is_file():  # a save was killed between its renames
+            file = aside(folder) / AGENT_FILE
             policy = Policy.load(file.parent)  # with its tokenizer, as the next save removes that folder
         if not file.is_file():
             raise InvalidOptionError(
-                f"Expected a folder written by GRPO.save, actual: {str(folder)!r} without {_AGENT_FILE}. Look again."
+                f"Expected a folder written by GRPO.save, actual: {str(folder)!r} without {AGENT_FILE}. Look again."
             )
         saved = json.loads(file.read_text(encoding="utf-8"))
         config = GRPOConfig(**(saved["config"] | {"adam_betas": tuple(saved["config"]["adam_betas"])}))
@@ -583,41 +582,6 @@ def _plain(env_kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
                 "or save its model alone by agent.policy.save(folder)."
             ) from error
     return env_kwargs
-
-
-def _put_in_place(draft: Path, target: Path) -> None:
-    """``draft`` becomes ``target``; what ``target`` held that no save had written moves into it."""
-    old = _aside(target)
-    _clear_up(old, target)  # after an earlier save that was killed
-    if target.exists():
-        target.rename(old)
-    try:
-        draft.rename(target)
-    except BaseException:
-        if old.exists():
-            old.rename(target)
-        raise
-    _clear_up(old, target)
-
-
-def _aside(target: Path) -> Path:
-    """Where the earlier save is while a new one takes its place."""
-    return target.parent / f".{target.name}.old"
-
-
-def _clear_up(old: Path, target: Path) -> None:
-    """Nothing is left at ``old``: it becomes ``target`` if that is missing, or gives it what no save had written."""
-    if not old.exists():
-        return
-    if not target.exists():
-        old.rename(target)
-        return
-    file = old / _AGENT_FILE
-    ours = json.loads(file.read_text(encoding="utf-8")).get("files", []) if file.is_file() else []
-    for entry in list(old.iterdir()):
-        if entry.name not in ours and not (target / entry.name).exists():
-            entry.rename(target / entry.name)
-    shutil.rmtree(old)
 
 
 class _Sums:

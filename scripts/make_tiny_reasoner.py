@@ -31,6 +31,7 @@ import tyro
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from llmgym.agents.saving import put_in_place
 from llmgym.agents.sft import SFT, Example, SFTConfig
 from llmgym.envs.math_reason import FAMILIES, MathTask, demonstrations
 
@@ -161,11 +162,8 @@ def build_model(recipe: Recipe, tokenizer: Tokenizer) -> LlamaForCausalLM:
 
 
 def write(folder: Path, model: LlamaForCausalLM, tokenizer: Tokenizer) -> None:
-    """Write model and tokenizer beside the folder and swap them in, so that a reader never sees half of them.
-
-    Whenever it is interrupted, a whole model is left: in the folder, or, between the two renames, in ``<folder>.old``.
-    """
-    beside, aside = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
+    """Write model and tokenizer beside the folder and swap them in, so that a reader never sees half of them."""
+    beside = folder.with_name(folder.name + ".new")
     shutil.rmtree(beside, ignore_errors=True)
     model.save_pretrained(beside)
     tokenizer.save(str(beside / "tokenizer.json"))
@@ -180,11 +178,7 @@ def write(folder: Path, model: LlamaForCausalLM, tokenizer: Tokenizer) -> None:
     (beside / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
     for file in beside.iterdir():
         file.chmod(0o644)  # safetensors writes for its owner alone
-    if folder.exists():
-        shutil.rmtree(aside, ignore_errors=True)
-        folder.rename(aside)
-    beside.rename(folder)
-    shutil.rmtree(aside, ignore_errors=True)
+    put_in_place(beside, folder)
 
 
 def train(model: LlamaForCausalLM, tokenizer: Tokenizer, stage: Stage, recipe: Recipe, number: int) -> None:

@@ -144,10 +144,6 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
     python(code)
 
 
-def test_the_id_can_be_made_without_importing_llmgym():
-    python("import gymnasium; gymnasium.make('llmgym:llmgym/MathReason-v0').reset(seed=0)")
-
-
 # As if the packages of an extra were not installed: every finder answers that it knows nothing of them.
 WITHOUT = """
 import sys

@@ -4,32 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
 
-from llmgym.agents.grpo import GRPO  # noqa: E402
-from llmgym.envs.copy import copy_tokenizer  # noqa: E402
+from llmgym.agents.grpo import GRPO
+from llmgym.envs.copy import copy_tokenizer
+from tests.unit.agent_fakes import tiny_llama
 
 
 def learn(seed: int, max_iterations: int, target: float, **env_kwargs: int) -> list[float]:
     """Mean return of each iteration, until ``target`` is reached, from random weights."""
-    torch.manual_seed(seed)
     n_symbols = env_kwargs.get("n_symbols", 5)
     vocabulary = copy_tokenizer(n_symbols).vocab_size
-    config = transformers.LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=32,
-        pad_token_id=0,
-        bos_token_id=None,
-        eos_token_id=1,
-    )
     agent = GRPO(
-        transformers.LlamaForCausalLM(config),
+        tiny_llama(vocabulary, seed, hidden_size=32, initializer_range=0.02),
         "llmgym/Copy-v0",
         env_kwargs={**env_kwargs, "tokenizer": copy_tokenizer(n_symbols)},
         group_size=16,

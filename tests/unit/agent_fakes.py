@@ -14,7 +14,9 @@ END = 1
 VOCABULARY = 9
 
 
-def tiny_llama(vocab_size: int = VOCABULARY, seed: int = 0, hidden_size: int = 16) -> PreTrainedModel:
+def tiny_llama(
+    vocab_size: int = VOCABULARY, seed: int = 0, hidden_size: int = 16, initializer_range: float = 0.3
+) -> PreTrainedModel:
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=vocab_size,
@@ -24,7 +26,7 @@ def tiny_llama(vocab_size: int = VOCABULARY, seed: int = 0, hidden_size: int = 1
         num_attention_heads=2,
         num_key_value_heads=1,
         max_position_embeddings=64,
-        initializer_range=0.3,
+        initializer_range=initializer_range,
         pad_token_id=0,
         bos_token_id=None,
         eos_token_id=END,

@@ -32,31 +32,30 @@ class FakeTokenizer:
 @pytest.mark.parametrize("n_renames", [0, 1, 2])
 def test_an_interrupted_write_of_the_tiny_model_leaves_a_whole_one(tmp_path, monkeypatch, n_renames):
     pytest.importorskip("tyro")
-    write = runpy.run_path(str(ROOT / "scripts" / "make_tiny_reasoner.py"))["write"]
-    folder, aside = tmp_path / "model", tmp_path / "model.old"
-    write(folder, tiny_llama(), FakeTokenizer())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
-    (folder / "old").write_text("")
-    rename, rmtree, done = Path.rename, shutil.rmtree, []
+    from llmgym.agents.saving import aside
 
-    def killed_rename(source, target):
-        if len(done) == n_renames:
+    write = runpy.run_path(str(ROOT / "scripts" / "make_tiny_reasoner.py"))["write"]
+    folder = tmp_path / "model"
+    write(folder, tiny_llama(), FakeTokenizer())
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    rename, done = Path.rename, []
+
+    def killed_rename(source, target):  # from the n-th on nothing can be renamed any more, as if the process were gone
+        if len(done) >= n_renames:
             raise KeyboardInterrupt
         done.append(target)
         return rename(source, target)
 
     def killed_rmtree(path, **kwargs):
         if Path(path).exists():
-            rmtree(path)
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", killed_rename)
         patch.setattr(shutil, "rmtree", killed_rmtree)
         with pytest.raises(KeyboardInterrupt):
-            write(folder, tiny_llama(), FakeTokenizer())
-    whole = folder if folder.exists() else aside
+            write(folder, tiny_llama(seed=1), FakeTokenizer())
+    whole = folder if folder.exists() else aside(folder)
     assert {"model.safetensors", "config.json", "tokenizer.json"} <= {path.name for path in whole.iterdir()}
     write(folder, tiny_llama(), FakeTokenizer())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
-    assert not (folder / "old").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -7,24 +7,14 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from llmgym.agents.sft import SFT, SFTConfig, batches, response_cross_entropy
+from tests.unit.agent_fakes import tiny_llama
 
 
-def tiny_model(seed: int = 0) -> LlamaForCausalLM:
-    torch.manual_seed(seed)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=17,
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            max_position_embeddings=64,
-        )
-    ).eval()
+def tiny_model() -> PreTrainedModel:
+    return tiny_llama(vocab_size=17, initializer_range=0.02).eval()
 
 
 def examples(n: int | None = None):
