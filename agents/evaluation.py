@@ -34,6 +34,7 @@ class Evaluation:
         mean_length: Mean number of tokens that the policy wrote.
         reward_components: Mean of each part of the reward.
         stop_reasons: Share of episodes that ended for each reason.
+        unverifiable: Share of responses whose answer nobody could verify; they count as not solved.
         examples: Some episodes as text: ``prompt``, ``response``, ``solved``, ``return``.
         seconds: Wall time.
     """
@@ -48,6 +49,7 @@ class Evaluation:
     mean_length: float
     reward_components: dict[str, float]
     stop_reasons: dict[str, float]
+    unverifiable: float
     examples: list[dict[str, Any]] = field(repr=False)
     seconds: float
 
@@ -58,6 +60,7 @@ class Evaluation:
             f"pass@1 {100 * self.pass_at_1:.1f} % [{100 * low:.1f}, {100 * high:.1f}]{more} on "
             f"{self.n_problems} problems x {self.samples} (solved: {self.solved_if}); "
             f"{self.mean_length:.1f} tokens a response"
+            + (f"; {100 * self.unverifiable:.1f} % unverifiable" if self.unverifiable else "")
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -115,6 +118,7 @@ def evaluate(
         mean_length=float(batch.response_mask.sum(axis=1).mean()),
         reward_components={name: float(values.mean()) for name, values in batch.reward_components.items()},
         stop_reasons={reason: count / len(batch) for reason, count in reasons.most_common()},
+        unverifiable=float(batch.unverifiable.mean()),
         examples=[_as_text(policy, batch, row, bool(solved[row])) for row in _example_rows(batch, n_examples)],
         seconds=batch.seconds,
     )

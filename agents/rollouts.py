@@ -58,6 +58,8 @@ class RolloutBatch:
         rewards: ``(B, T)`` float64. Paid for the token at ``t``; 0 outside the mask.
         reward_components: Name -> ``(B,)`` float64, sums over the episode.
         stop_reasons: Why each episode ended.
+        unverifiable: ``(B,)`` bool. True where a reward could not tell whether the answer is right, and paid 0: a
+            ``"verdict"`` of ``"unverifiable"`` among what the rewards say in ``info["reward_details"]``.
         terminated: ``(B,)`` bool. False where a budget ran out.
         env_seconds: Wall time inside ``reset`` and ``step``.
         policy_seconds: Wall time inside the policy.
@@ -75,6 +77,7 @@ class RolloutBatch:
     rewards: Floats
     reward_components: dict[str, Floats]
     stop_reasons: list[str]
+    unverifiable: Bools
     terminated: Bools
     env_seconds: float
     policy_seconds: float
@@ -116,6 +119,7 @@ class _Episode:
     rewards: Floats
     components: dict[str, float]
     stop_reason: str
+    unverifiable: bool
     terminated: bool
 
 
@@ -332,6 +336,7 @@ class _Collector:
             rewards=self.rewards[slot, : length + 1].copy(),
             components=components,
             stop_reason=reason,
+            unverifiable=_is_unverifiable(final, slot),
             terminated=ok,
         )
         self.n_played[slot] += 1
@@ -362,6 +367,7 @@ class _Collector:
                 for name in sorted({name for episode in episodes for name in episode.components})
             },
             stop_reasons=[episode.stop_reason for episode in episodes],
+            unverifiable=np.array([episode.unverifiable for episode in episodes]),
             terminated=np.array([episode.terminated for episode in episodes]),
             env_seconds=self.env_seconds,
             policy_seconds=self.policy_seconds,
@@ -391,6 +397,13 @@ class _Collector:
 def _lengths(observations: Mapping[str, npt.NDArray[Any]]) -> Ints:
     lengths: Ints = np.asarray(observations["attention_mask"]).sum(axis=1, dtype=np.int64)
     return lengths
+
+
+def _is_unverifiable(infos: Mapping[str, Any], slot: int) -> bool:
+    """Whether a reward says of the episode that ended in a slot that nobody could verify its answer."""
+    details = infos.get("reward_details", {})
+    verdicts = [said["verdict"] for said in details.values() if isinstance(said, Mapping) and "verdict" in said]
+    return any(verdict[slot] == "unverifiable" for verdict in verdicts)
 
 
 def _padded_left(rows: Sequence[Ints]) -> Ints:

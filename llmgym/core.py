@@ -322,8 +322,10 @@ class LanguageEnv(gym.Env[Observation, Any]):
 
         Returns:
             Observation, reward, terminated, truncated, info. ``info["reward_components"]`` holds the parts of the
-            reward by name; ``info["stop_reason"]`` says at the end why; ``info["unused_text"]`` is what the action had
-            after the point where the episode or the turn ended.
+            reward by name. At the end, ``info["stop_reason"]`` says why, and ``info["reward_details"]`` what rewards
+            have to say beside their number, such as ``{"correctness": {"verdict": "incorrect", "reason":
+            "no_answer", "rule": ""}}``. ``info["unused_text"]`` is what the action had after the point where the
+            episode or the turn ended.
 
         Raises:
             InvalidActionError: If the action is not in the action space, or the episode is over.
@@ -344,8 +346,11 @@ class LanguageEnv(gym.Env[Observation, Any]):
         reward, terminated, truncated = 0.0, False, False
         if eventful:
             if self.engine.earns(0):
-                components.update(self.engine.rewards.pay(self.engine.transition(0)))
+                parts, details = self.engine.rewards.pay(self.engine.transition(0))
+                components.update(parts)
                 reward = math.fsum(components.values())
+                if details:
+                    info["reward_details"] = details
             reason = process.stopped(0)
             if reason is not None:
                 terminated, truncated = reason.terminated, not reason.terminated

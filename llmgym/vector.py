@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from llmgym.core import (
 )
 from llmgym.errors import InvalidActionError, InvalidOptionError, unknown_name
 from llmgym.process import NOT_STARTED, STOP_REASONS, Process, SlotState
+from llmgym.rewards.stack import Details
 from llmgym.spaces import check_text
 from llmgym.tasks import Problem, Task
 from llmgym.tokenizers import Tokenizer
@@ -240,17 +241,18 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
         truncated = np.zeros(self.num_envs, dtype=np.bool_)
         acted = np.ones(self.num_envs, dtype=np.bool_) if idle is None else ~idle
         components = {name: np.zeros(self.num_envs, dtype=np.float64) for name in self.engine.rewards.names}
-        ended = self._settle(rewards, components, terminated, truncated)
+        ended, details = self._settle(rewards, components, terminated, truncated)
         if self.render_mode is not None:
             self._record(rewards, acted)
 
         same_step = self.autoreset_mode == AutoresetMode.SAME_STEP
         final: dict[str, Any] = {}
         if same_step and ended:
-            final = self._final_infos(ended, components, unused)
+            final = self._final_infos(ended, components, details, unused)
             acted[ended] = False
         infos = self._running_infos(components, acted)
         if not same_step:
+            add_details(infos, details, self.num_envs)
             self._add_infos(infos, [(slot, {"stop_reason": self._stop_reason(slot)}) for slot in ended])
         self._add_infos(infos, [(slot, {"unused_text": text}) for slot, text in unused.items() if acted[slot]])
         infos.update(final)
@@ -334,12 +336,19 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
             f"actual: {int(tokens[wrong])} in slot {slot}. {hint}Choose actions with the environment's tokenizer."
         )
 
-    def _settle(self, rewards: Floats, components: dict[str, Floats], terminated: Bools, truncated: Bools) -> list[int]:
-        """Pay what is due and set the flags, slot by slot where something happened; returns the slots that ended."""
+    def _settle(
+        self, rewards: Floats, components: dict[str, Floats], terminated: Bools, truncated: Bools
+    ) -> tuple[list[int], dict[int, Details]]:
+        """Pay what is due and set the flags, slot by slot where something happened.
+
+        Returns:
+            The slots that ended, and by slot what the rewards say of its episode.
+        """
         engine, process = self.engine, self.engine.process
         self._final_transitions = {}
+        details: dict[int, Details] = {}
         if not process.events:
-            return []
+            return [], details
         ended: list[int] = []
         paid: list[tuple[int, Transition]] = []
         for slot in sorted(process.events):
@@ -349,15 +358,17 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
                 (terminated if STOP_REASONS[code - 1].terminated else truncated)[slot] = True
             if components and engine.earns(slot):
                 paid.append((slot, engine.transition(slot)))
-        all_parts = engine.rewards.pay_batch([transition for _, transition in paid]) if paid else []
-        for (slot, _), parts in zip(paid, all_parts, strict=True):
+        all_paid = engine.rewards.pay_batch([transition for _, transition in paid]) if paid else []
+        for (slot, _), (parts, said) in zip(paid, all_paid, strict=True):
             rewards[slot] = math.fsum(parts.values())
+            if said:
+                details[slot] = said
             for name, part in parts.items():
                 components[name][slot] = part
         if self.autoreset_mode == AutoresetMode.SAME_STEP and ended:  # a reset is about to overwrite what it tells of
             known = dict(paid)
             self._final_transitions = {slot: known.get(slot) or engine.transition(slot) for slot in ended}
-        return ended
+        return ended, details
 
     def _running_infos(self, components: dict[str, Floats], acted: Bools) -> dict[str, Any]:
         """The infos of slots whose action was the only thing that happened, built at once for all of them."""
@@ -379,7 +390,13 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
                     infos[key][slot] = value
                     mask[slot] = True
 
-    def _final_infos(self, ended: list[int], components: dict[str, Floats], unused: dict[int, str]) -> dict[str, Any]:
+    def _final_infos(
+        self,
+        ended: list[int],
+        components: dict[str, Floats],
+        details: dict[int, Details],
+        unused: dict[int, str],
+    ) -> dict[str, Any]:
         """``final_obs`` and ``final_info`` of the episodes that ended, before their slots are reset."""
         infos: dict[str, Any] = {}
         for slot in ended:
@@ -392,6 +409,8 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
             self._add_infos(infos, [(slot, {"final_obs": self._observation(slot), "final_info": info})])
             for values in components.values():
                 values[slot] = 0.0  # told here, not among the infos of slots that go on
+        if details:
+            add_details(infos["final_info"], details, self.num_envs)
         return infos
 
     def _stop_reason(self, slot: int) -> str:
@@ -512,6 +531,37 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
             return frames
         print(*frames, sep="\n\n")  # noqa: T201
         return None
+
+
+def add_details(infos: dict[str, Any], details: Mapping[int, Details], num_envs: int) -> None:
+    """Write ``{slot: {reward: {name: value}}}`` to ``infos["reward_details"]``, as Gymnasium's ``_add_info`` would.
+
+    That makes one array for each name, of the type that the first value has, and a mask beside each; done here at once
+    for all slots, since it would cost as much as the judgement.
+    """
+    for slot, rewards in details.items():
+        by_reward = _marked(infos, "reward_details", slot, num_envs)
+        for reward, said in rewards.items():
+            by_name = _marked(by_reward, reward, slot, num_envs)
+            for name, value in said.items():
+                mask = by_name.get(f"_{name}")
+                if mask is None:
+                    is_number = type(value) in (int, float, bool)
+                    by_name[name] = np.zeros(num_envs, type(value)) if is_number else np.full(num_envs, None, object)
+                    mask = by_name[f"_{name}"] = np.zeros(num_envs, dtype=np.bool_)
+                by_name[name][slot] = value
+                mask[slot] = True
+
+
+def _marked(infos: dict[str, Any], key: str, slot: int, num_envs: int) -> dict[str, Any]:
+    """The dict under a key, made if need be, once the mask beside it says that it tells of a slot."""
+    mask = infos.get(f"_{key}")
+    if mask is None:
+        infos[key] = {}
+        mask = infos[f"_{key}"] = np.zeros(num_envs, dtype=np.bool_)
+    mask[slot] = True
+    inner: dict[str, Any] = infos[key]
+    return inner
 
 
 def _parse_autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:

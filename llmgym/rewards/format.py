@@ -5,32 +5,23 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 from llmgym.errors import InvalidOptionError
-from llmgym.rewards.base import Reward
+from llmgym.rewards.base import JudgedReward, Judgement
+from llmgym.rewards.tags import TAGS, TagReport, check_tags
 from llmgym.transcript import Transcript
 
 Mode = Literal["strict", "soft"]
-TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
 def strict_format(response: str, *, require_thinking: bool = False) -> float:
     """1 where the whole response is ``<think>…</think><answer>…</answer>``, else 0.
 
     Each tag occurs exactly once and in this order, the answer is not empty, and outside the two pairs there is only
-    white space. The thinking may be empty unless ``require_thinking``.
+    white space. The thinking may be empty unless ``require_thinking``. What is wrong: :func:`check_tags`.
 
     >>> strict_format("<think>6*7</think> <answer>42</answer>"), strict_format("So: <answer>42</answer>")
     (1.0, 0.0)
     """
-    if any(response.count(tag) != 1 for tag in TAGS):
-        return 0.0
-    before, _, rest = response.partition("<think>")
-    thinking, closed, rest = rest.partition("</think>")
-    between, opened, rest = rest.partition("<answer>")
-    answer, ended, after = rest.partition("</answer>")
-    in_order = bool(closed and opened and ended)
-    nothing_outside = not (before.strip() or between.strip() or after.strip())
-    thought = bool(thinking.strip()) or not require_thinking
-    return float(in_order and nothing_outside and bool(answer.strip()) and thought)
+    return float(check_tags(response, require_thinking=require_thinking).is_met)
 
 
 def soft_format(response: str) -> float:
@@ -42,13 +33,11 @@ def soft_format(response: str) -> float:
     >>> soft_format("6*7</think><answer>42</answer>"), soft_format("</answer><answer>42")
     (0.75, 0.25)
     """
-    earlier = -1
-    parts = 0
-    for tag in TAGS:
-        first, last = response.find(tag), response.rfind(tag)
-        parts += earlier < first == last
-        earlier = max(earlier, last)
-    return parts / len(TAGS)
+    return _soft(check_tags(response))
+
+
+def _soft(report: TagReport) -> float:
+    return report.n_in_place / len(TAGS)
 
 
 def with_opening_tag(transcript: Transcript) -> str:
@@ -57,8 +46,10 @@ def with_opening_tag(transcript: Transcript) -> str:
     return "<think>" + transcript.response if opened else transcript.response
 
 
-class FormatReward(Reward):
+class FormatReward(JudgedReward):
     """Score of ``<think>…</think><answer>…</answer>``: :func:`strict_format` or :func:`soft_format`.
+
+    Details: ``"problems"``, the names of what is wrong (:data:`llmgym.rewards.tags.PROBLEMS`).
 
     Args:
         mode: ``"strict"`` (all or nothing) or ``"soft"`` (a quarter per tag).
@@ -77,9 +68,8 @@ class FormatReward(Reward):
         self.mode = mode
         self.require_thinking = require_thinking
 
-    def score(self, transcript: Transcript) -> float:
-        """Format score of the response, in [0, 1]."""
-        response = with_opening_tag(transcript)
-        if self.mode == "soft":
-            return soft_format(response)
-        return strict_format(response, require_thinking=self.require_thinking)
+    def judge(self, transcript: Transcript) -> Judgement:
+        """Format score of the response, in [0, 1], and what is wrong."""
+        report = check_tags(with_opening_tag(transcript), require_thinking=self.require_thinking)
+        score = _soft(report) if self.mode == "soft" else float(report.is_met)
+        return Judgement(score, {"problems": report.problems})

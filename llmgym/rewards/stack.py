@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from llmgym.errors import InvalidOptionError, unknown_name
 from llmgym.rewards.base import Reward
@@ -16,10 +16,12 @@ from llmgym.rewards.length import LengthReward
 from llmgym.rewards.process import ProcessReward
 from llmgym.transcript import Transition
 
+#: Name of a reward -> what it says of an episode beside its score.
+Details: TypeAlias = dict[str, dict[str, Any]]
+
+_OURS: tuple[type[Reward], ...] = (CorrectnessReward, FormatReward, ProcessReward, LengthReward, LanguageReward)
 #: Rewards that the ``rewards`` keyword of an environment knows by name. A class of your own can be added.
-REWARDS: dict[str, type[Reward]] = {
-    reward.name: reward for reward in (CorrectnessReward, FormatReward, ProcessReward, LengthReward, LanguageReward)
-}
+REWARDS: dict[str, type[Reward]] = {reward.name: reward for reward in _OURS}
 
 
 def check_weight(name: str, weight: Any) -> float:
@@ -100,16 +102,23 @@ class RewardStack:
         """Whether anything is paid before the end of an episode."""
         return any(reward.per_step for reward, _ in self._rewards.values())
 
-    def pay(self, transition: Transition) -> dict[str, float]:
-        """Weighted components of one transition: all of them, 0.0 where nothing is due."""
-        return {name: weighted(reward.due(transition), weight) for name, (reward, weight) in self._rewards.items()}
+    def pay(self, transition: Transition) -> tuple[dict[str, float], Details]:
+        """What one transition is paid.
 
-    def pay_batch(self, transitions: Sequence[Transition]) -> list[dict[str, float]]:
+        Returns:
+            The weighted components, all of them, 0.0 where nothing is due; and at the end of an episode, what rewards
+            have to say beside their number: name -> plain values, without those that say nothing.
+        """
+        return self.pay_batch([transition])[0]
+
+    def pay_batch(self, transitions: Sequence[Transition]) -> list[tuple[dict[str, float], Details]]:
         """:meth:`pay` of several transitions at once, so that a scorer that runs a model can batch them."""
-        paid: list[dict[str, float]] = [{} for _ in transitions]
+        paid: list[tuple[dict[str, float], Details]] = [({}, {}) for _ in transitions]
         for name, (reward, weight) in self._rewards.items():
-            for components, due in zip(paid, reward.due_batch(transitions), strict=True):
+            for (components, details), (due, said) in zip(paid, reward.settle(transitions), strict=True):
                 components[name] = weighted(due, weight)
+                if said:
+                    details[name] = said
         return paid
 
 

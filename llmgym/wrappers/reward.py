@@ -1,6 +1,7 @@
 """Rewards as wrappers of a single environment: one base, one small class per reward.
 
-Each adds ``weight * score`` to the reward and writes it to ``info["reward_components"]``. The reward is the exactly
+Each adds ``weight * score`` to the reward and writes it to ``info["reward_components"]``, and what it has to say beside
+its number to ``info["reward_details"]`` at the end of an episode. The reward is the exactly
 rounded sum of the components, so the order of the wrappers changes nothing, and nor does the choice between wrappers
 and the ``rewards`` keyword. The same classes for vector environments are in :mod:`llmgym.wrappers.vector`.
 """
@@ -15,6 +16,7 @@ from gymnasium.utils import RecordConstructorArgs
 
 from llmgym import rewards
 from llmgym.errors import InvalidOptionError, WrongEnvironmentError
+from llmgym.rewards.base import Judgement
 from llmgym.rewards.stack import build_reward, check_weight, weighted
 
 
@@ -45,19 +47,16 @@ class TranscriptReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         """Step, and pay what the transition has earned."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         unwrapped: Any = self.unwrapped
-        due = self.scorer.due(unwrapped.last_transition) if unwrapped.process.events else 0.0
+        settled = self.scorer.settle([unwrapped.last_transition] if unwrapped.process.events else [])
+        due, details = settled[0] if settled else Judgement(0.0, {})
         part = weighted(due, self.weight)
         inner = info.get("reward_components")
         if inner is None:  # a wrapper in between has reset the environment instead (gymnasium.wrappers.Autoreset)
             return observation, float(reward), terminated, truncated, info
-        components = {**inner, self.scorer.name: part}
-        return (
-            observation,
-            add_part(float(reward), inner, part),
-            terminated,
-            truncated,
-            info | {"reward_components": components},
-        )
+        info = info | {"reward_components": {**inner, self.scorer.name: part}}
+        if details:
+            info["reward_details"] = {**info.get("reward_details", {}), self.scorer.name: details}
+        return observation, add_part(float(reward), inner, part), terminated, truncated, info
 
 
 def add_part(reward: float, inner: dict[str, float], part: float) -> float:

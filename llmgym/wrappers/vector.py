@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -9,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from llmgym import rewards
-from llmgym.rewards.stack import weighted
+from llmgym.rewards.stack import Details, weighted
+from llmgym.vector import add_details
 from llmgym.wrappers.reward import add_part, prepare
 
 Floats = npt.NDArray[np.float64]
@@ -34,8 +36,9 @@ class TranscriptReward(gym.vector.VectorWrapper[Any, Any, Any, Any, Any]):
         observations, rewards_, terminated, truncated, infos = self.env.step(actions)
         unwrapped: Any = self.unwrapped
         transitions = unwrapped.transitions
-        due = self.scorer.due_batch([transition for _, transition in transitions])
-        parts = {slot: weighted(d, self.weight) for (slot, _), d in zip(transitions, due, strict=True)}
+        judged = self.scorer.settle([transition for _, transition in transitions])
+        slots = [slot for slot, _ in transitions]
+        parts = {slot: weighted(judgement.score, self.weight) for slot, judgement in zip(slots, judged, strict=True)}
 
         infos = dict(infos)
         rewards_ = np.array(rewards_, dtype=np.float64)
@@ -50,6 +53,11 @@ class TranscriptReward(gym.vector.VectorWrapper[Any, Any, Any, Any, Any]):
         if ended.any():
             components = self._with_part(final_info["reward_components"], ended, parts)
             infos["final_info"] = {**final_info, "reward_components": components}
+        said = {slot: {self.scorer.name: judgement.details} for slot, judgement in zip(slots, judged, strict=True)}
+        told = {slot: details for slot, details in said.items() if details[self.scorer.name]}
+        infos = self._with_details(infos, {slot: details for slot, details in told.items() if running[slot]})
+        if late := {slot: details for slot, details in told.items() if not running[slot]}:
+            infos["final_info"] = self._with_details(infos["final_info"], late)
         return observations, rewards_, terminated, truncated, infos
 
     def _with_part(self, components: dict[str, Any], mask: Bools, parts: dict[int, float]) -> dict[str, Any]:
@@ -60,6 +68,17 @@ class TranscriptReward(gym.vector.VectorWrapper[Any, Any, Any, Any, Any]):
             if mask[slot]:
                 values[slot] = part
         return {**components, name: values, f"_{name}": mask.copy()}
+
+    def _with_details(self, infos: dict[str, Any], details: Mapping[int, Details]) -> dict[str, Any]:
+        """Infos with what this reward has to say; those of the environment inside stay as they were handed out."""
+        if not details:
+            return infos
+        infos = dict(infos)
+        if "reward_details" in infos:
+            infos["reward_details"] = dict(infos["reward_details"])
+            infos["_reward_details"] = infos["_reward_details"].copy()
+        add_details(infos, details, self.num_envs)
+        return infos
 
 
 def _mask(infos: dict[str, Any], key: str, num_envs: int) -> Bools:

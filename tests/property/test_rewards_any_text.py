@@ -9,9 +9,21 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from llmgym.rewards import CorrectnessReward, FormatReward, LanguageReward, LengthReward, ProcessReward, RewardStack
-from llmgym.rewards.answers import answers_equal, extract_answer, verify
+from llmgym.rewards import (
+    CorrectnessReward,
+    FormatReward,
+    LanguageReward,
+    LengthReward,
+    ProcessReward,
+    RewardStack,
+    answers_equal,
+    check_tags,
+    extract,
+    judge,
+    verify,
+)
 from llmgym.rewards.arithmetic import evaluate, numbers_used
+from llmgym.rewards.extraction import RULES
 from llmgym.rewards.language import SCRIPTS, dominant_language, language_share
 from llmgym.rewards.steps import arithmetic_holds
 from llmgym.tasks import Problem
@@ -20,7 +32,7 @@ from llmgym.transcript import Author, Transcript, Transition
 PIECES = st.sampled_from(
     ["<think>", "</think>", "<answer>", "</answer>", "\\boxed{", "}", "{", "\\frac{1}{2}", "####", "the answer is ", "答案是", "=", "==",
      "+", "-", "−", "*", "×", "x", "X", "/", "^", "**", "(", ")", "1", "42", "0", "1,000", "0.5", ".", ",", "%", "$", "\n", " ", " or ",
-     "和", "km", "dozen", "³", "٣", "\ud800", "…", "&#", "i", "not "]
+     "和", "km", "dozen", "answer", "not 42", "Wait, ", "**", "\\boxed ", "\\[", "\\]", "$$", "?", "故选C", "\n\n", "İ", "³", "٣", "\ud800", "…", "&#", "i", "not "]
 )  # fmt: skip
 TEXTS = st.text(st.characters(), max_size=60) | st.lists(PIECES, max_size=30).map("".join)
 
@@ -31,9 +43,14 @@ def episode(response: str, n_new_tokens: int = 5) -> Transcript:
 
 @given(TEXTS, TEXTS)
 def test_reading_and_comparing_never_raise(response: str, reference: str) -> None:
-    answer = extract_answer(response)
-    assert answer is None or answer
-    assert verify(response, reference) in (True, False)
+    extraction = extract(response)
+    assert bool(extraction.text) is not bool(extraction.reason)
+    assert extraction.rule in (None, *RULES)
+    assert all(extract(response, rules=[rule]).rule in (None, rule) for rule in RULES)
+    verdict = judge(response, reference)
+    assert verdict.reason
+    assert verdict.extracted_answer == extraction.text
+    assert verify(response, reference) is verdict.correct
     assert answers_equal(response, reference) in (True, False)
     assert evaluate(response) is None or isinstance(evaluate(response), Fraction)
     assert numbers_used(response) is None or evaluate(response) is not None
@@ -52,6 +69,7 @@ def test_scores_stay_in_bounds(response: str, n_new_tokens: int) -> None:
         assert 0.0 <= reward.score(transcript) <= 1.0
     assert 0.0 <= ProcessReward().score(transcript) <= len(transcript.reasoning_steps)
     assert FormatReward().score(transcript) <= FormatReward("soft").score(transcript)
+    assert (FormatReward().score(transcript) == 1.0) is check_tags(response).is_met
     assert dominant_language(response) in SCRIPTS
     assert all(0.0 <= language_share(response, language) <= 1.0 for language in SCRIPTS)
 
@@ -61,7 +79,7 @@ def test_steps_are_paid_the_same_however_they_arrive(response: str, data: st.Dat
     stack = RewardStack({"process": 0.3, "correctness": 1.0, "format": {"weight": 0.1, "mode": "soft"}})
     whole = episode(response)
     n_steps = len(whole.reasoning_steps)
-    at_once = stack.pay(Transition(whole, 0, n_steps, True))
+    at_once, _ = stack.pay(Transition(whole, 0, n_steps, True))
     totals = dict.fromkeys(stack.names, 0.0)
     closed, end = 0, 0
     while end < len(response):
@@ -69,7 +87,9 @@ def test_steps_are_paid_the_same_however_they_arrive(response: str, data: st.Dat
         so_far = response[:end]
         ended = end == len(response)
         now = n_steps if ended else so_far.count("\n")
-        for name, part in stack.pay(Transition(episode(so_far), closed, now, ended)).items():
+        paid, details = stack.pay(Transition(episode(so_far), closed, now, ended))
+        assert set(details) == ({"correctness", "format"} if ended else set())
+        for name, part in paid.items():
             totals[name] += part
         closed = now
     if response:

@@ -62,6 +62,7 @@ class EchoEnv(gym.Env[dict[str, Any], int]):
         info: dict[str, Any] = {"reward_components": {"size": reward}}
         if terminated or truncated:
             info["stop_reason"] = "end_token" if terminated else "max_new_tokens"
+            info["reward_details"] = {"size": {"verdict": "correct" if terminated else "unverifiable"}}
         return self.observation(), reward, terminated, truncated, info
 
     def observation(self) -> dict[str, Any]:

@@ -49,6 +49,7 @@ def replay(batch: RolloutBatch, row: int) -> None:
     assert (batch.rewards[row, n:] == 0).all()
     assert batch.stop_reasons[row] == reason
     assert batch.terminated[row] == (reason == "end_token")
+    assert batch.unverifiable[row] == (reason != "end_token")
     assert batch.reward_components["size"][row] == sum(rewards) == batch.episode_returns[row]
     assert ((batch.old_logprobs[row] < 0) == batch.response_mask[row]).all()
 

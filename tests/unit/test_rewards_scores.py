@@ -71,6 +71,51 @@ def test_a_think_tag_that_ends_the_prompt_counts() -> None:
     assert CorrectnessReward().score(episode("6*7 = 42", prompt="6*7? <think>\n")) == 0.0
 
 
+def test_format_names_its_problems() -> None:
+    assert FormatReward().details(episode("So: <answer>42</answer>")) == {"problems": ("missing_think", "text_before")}
+    assert FormatReward(require_thinking=True).details(episode("<think></think><answer>42</answer>")) == {
+        "problems": ("empty_think",)
+    }
+    assert LengthReward().details(episode(GOOD)) == {}
+
+
+@pytest.mark.parametrize(
+    ("response", "score", "details"),
+    [
+        (GOOD, 1.0, ("correct", "same_text", "answer_tag")),
+        ("\\boxed{41}", 0.0, ("incorrect", "different_value", "boxed")),
+        ("", 0.0, ("incorrect", "no_answer", "")),
+        (f"<answer>{'1+' * 4000}1</answer>", 0.0, ("unverifiable", "too_long", "answer_tag")),
+    ],
+)
+def test_correctness_says_why(response: str, score: float, details: tuple[str, str, str]) -> None:
+    judgement = CorrectnessReward().judge(episode(response))
+    assert judgement.score == score
+    assert judgement.details == dict(zip(("verdict", "reason", "rule"), details, strict=True))
+
+
+def accepts_even(answer: str) -> bool:
+    return answer.endswith(("0", "2", "4", "6", "8"))
+
+
+def test_a_problem_may_decide_by_itself() -> None:
+    accepted = CorrectnessReward().judge(episode("The answer is 44.", accepts=accepts_even))
+    assert accepted == (1.0, {"verdict": "correct", "reason": "accepted", "rule": "phrase"})
+    refused = CorrectnessReward().judge(episode("The answer is 43.", accepts=accepts_even))
+    assert refused == (0.0, {"verdict": "incorrect", "reason": "not_accepted", "rule": "phrase"})
+    none = CorrectnessReward(rules=["boxed"]).judge(episode("The answer is 44.", accepts=accepts_even))
+    assert none == (0.0, {"verdict": "incorrect", "reason": "no_answer", "rule": ""})
+
+
+def test_correctness_can_be_lenient_and_demanding() -> None:
+    assert CorrectnessReward().score(episode("6*7")) == 0.0
+    assert CorrectnessReward(allow_unevaluated=True).score(episode("6*7")) == 1.0
+    assert CorrectnessReward(rel_tol=0.05).score(episode("41.9")) == 1.0
+    assert CorrectnessReward(rules=["answer_tag"]).score(episode("42")) == 0.0
+    reward, _ = make_reward("correctness", {"rules": ["boxed"], "convert_units": True})
+    assert reward.score(episode("\\boxed{42}")) == 1.0
+
+
 def test_length_score_is_one_plus_the_overlong_punishment() -> None:
     longest, cushion = 128, 32  # L_max and L_cache of the source
     for n_tokens in range(200):
@@ -144,20 +189,24 @@ def test_stack_pays_at_the_end_and_steps_as_they_close() -> None:
     assert stack.names == ("correctness", "process", "format")
     assert stack.per_step
     running = Transition(episode("<think>6*7=42\n"), first_step=0, last_step=1, ended=False)
-    assert stack.pay(running) == {"correctness": 0.0, "process": 0.5, "format": 0.0}
+    assert stack.pay(running) == ({"correctness": 0.0, "process": 0.5, "format": 0.0}, {})
     over = Transition(episode("<think>6*7=42\n</think><answer>42</answer>"), first_step=1, last_step=2, ended=True)
-    assert stack.pay(over) == {"correctness": 1.0, "process": 0.0, "format": 0.1}
+    components, details = stack.pay(over)
+    assert components == {"correctness": 1.0, "process": 0.0, "format": 0.1}
+    assert details == {
+        "correctness": {"verdict": "correct", "reason": "same_text", "rule": "answer_tag"},
+        "format": {"problems": ()},
+    }
     assert stack.pay_batch([running, over]) == [stack.pay(running), stack.pay(over)]
     nothing = Transition(episode("<think>6*"), first_step=0, last_step=0, ended=False)
-    assert set(stack.pay(nothing).values()) == {0.0}
+    assert set(stack.pay(nothing)[0].values()) == {0.0}
     assert not RewardStack({"correctness": 1.0}).per_step
-    assert RewardStack({}).pay(over) == {}
+    assert RewardStack({}).pay(over) == ({}, {})
 
 
 def test_a_negative_weight_does_not_make_a_negative_zero() -> None:
-    assert (
-        str(RewardStack({"length": -1.0}).pay(Transition(episode("", n_new_tokens=500), 0, 0, True))["length"]) == "0.0"
-    )
+    components, _ = RewardStack({"length": -1.0}).pay(Transition(episode("", n_new_tokens=500), 0, 0, True))
+    assert str(components["length"]) == "0.0"
 
 
 @pytest.mark.parametrize("name", ["correctness", "format", "process", "length", "language"])
@@ -179,6 +228,8 @@ def test_every_reward_can_be_made_and_pickled(name: str) -> None:
         ({"format": float("nan")}, "Expected the weight of reward 'format' to be a finite number, actual: nan"),
         ({"format": True}, "finite number, actual: True"),
         ({"format": "1"}, "finite number, actual: '1'"),
+        ({"correctness": {"rules": ["boxd"]}}, "Expected a rule of extraction among: .*Did you mean 'boxed'"),
+        ({"correctness": {"abs_tol": -1}}, "Expected `abs_tol` to be a finite number >= 0"),
         ({"length": {"target_tokens": -1}}, "Expected `target_tokens` to be a whole number >= 0, actual: -1"),
         ({"language": {"language": "tlh"}}, "Expected `language` to be None or one of .*actual: 'tlh'"),
         (["format"], "Expected `rewards` to be a mapping"),

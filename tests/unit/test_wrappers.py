@@ -154,6 +154,28 @@ def test_spec_rebuilds_the_stack_through_json() -> None:
         assert np.array_equal(obs["input_ids"], obs_again["input_ids"])
 
 
+DETAILS = {
+    "correctness": {"verdict": "correct", "reason": "same_text", "rule": "answer_tag"},
+    "format": {"problems": ("text_after",)},
+}
+
+
+def last_info(env: Any, response: str) -> dict[str, Any]:
+    env.reset(seed=1, options={"problem": Problem("6*7?", "42", "a")})
+    for token in env.unwrapped.tokenizer.encode(response):
+        assert "reward_details" not in env.step(token)[4], "details are told at the end only"
+    return env.step(env.unwrapped.tokenizer.end_token_id)[4]
+
+
+def test_details_are_those_of_the_keyword_in_any_order_of_wrappers() -> None:
+    response = "<think>6*7</think><answer>42</answer> so"
+    for names in itertools.permutations(["correctness", "format", "length"]):
+        for n_keywords in (0, 1, 3):
+            env = wrap(single({name: STACK[name] for name in names[:n_keywords]}), names[n_keywords:])
+            assert last_info(env, response)["reward_details"] == DETAILS
+    assert "reward_details" not in last_info(single({"length": STACK["length"]}), response)
+
+
 class HalfReward(gym.RewardWrapper[Any, Any]):
     def reward(self, reward: Any) -> float:
         return reward / 2
