@@ -1,0 +1,100 @@
+"""Several values in one answer: tuples, matrices, sets, lists, plus-minus, intervals and inequalities."""
+
+# fmt: off
+from .case import BARE, BOX, FORMULAS, TAG, answers
+
+COLUMN = r"\begin{pmatrix} 1 \\ 2 \\ 3 \end{pmatrix}"
+SQUARE = r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}"
+
+CASES = [
+    *answers(
+        "tuples",
+        ("(1,2)", ["(1, 2)", r"\left(1,2\right)", "(1.0, 2)", r"(1,\ 2)", r"\left( 1, 2 \right)", r"\langle 1,2\rangle"], ["(2,1)", "(1,2,3)", "(1,-2)", "1,2", "[1,2]", r"\{1,2\}", "(1)", "3", "(12)"]),
+        (r"\left( 3, \frac{\pi}{2} \right)", [r"(3, \pi/2)", "(3, π/2)", r"(3,\frac{1}{2}\pi)"], ["(3, 1.57)", r"(3,\pi)", r"(\frac{\pi}{2},3)", r"(3,-\frac{\pi}{2})"]),
+        (r"\left( \frac{11}{2}, -1, 1 \right)", ["(5.5,-1,1)", "(11/2, -1, 1)"], ["(5.5,1,1)", "(5.5,-1)", "(-1,1,5.5)", r"(\frac{2}{11},-1,1)"]),
+        (r"\left(5 \sqrt{2}, 5 \sqrt{2}\right)", ["(5√2, 5√2)", r"(\sqrt{50},\sqrt{50})"], [r"(5\sqrt{2},-5\sqrt{2})", r"(5,5)", r"5\sqrt{2}"]),
+        ("(1,-16,-4,43)", ["(1, -16, -4, 43)"], ["(1,-16,-4,34)", "(1,-16,-4)", "(43,-4,-16,1)"]),
+        ("(-6,0)", [r"\left(-6, 0\right)", "(-6.0,0)"], ["(6,0)", "(0,-6)", "-6", "(-6,0,0)"]),
+        ("(x+1, 2x)", ["(1+x, 2x)", "(x+1, x+x)"], ["(2x, x+1)", "(x-1, 2x)", "(x+1, 2y)"]),
+        frames=FORMULAS,
+    ),
+    *answers(
+        "vectors",
+        (COLUMN, [COLUMN.replace("pmatrix", "bmatrix"), r"\begin{pmatrix}1\\2\\3\end{pmatrix}", r"\begin{bmatrix} 1 \\ 2 \\ 3.0 \end{bmatrix}", "[[1],[2],[3]]"],
+            [r"\begin{pmatrix} 1 & 2 & 3 \end{pmatrix}", "(1,2,3)", r"\begin{pmatrix} 3 \\ 2 \\ 1 \end{pmatrix}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix} 1 \\ 2 \\ -3 \end{pmatrix}", "6"]),
+        (r"\langle 1,2,3\rangle", [r"\langle 1, 2, 3 \rangle", "(1,2,3)"], [r"\langle 3,2,1\rangle", r"\langle 1,2\rangle", "1,2,3", r"\langle 1,2,-3\rangle"]),
+        (r"\begin{pmatrix} 12/13 \\ -18/13 \end{pmatrix}", [r"\begin{pmatrix} \frac{12}{13} \\ -\frac{18}{13} \end{pmatrix}", r"\begin{bmatrix} 12/13 \\ -18/13 \end{bmatrix}"],
+            [r"\begin{pmatrix} 12/13 \\ 18/13 \end{pmatrix}", r"\begin{pmatrix} -18/13 \\ 12/13 \end{pmatrix}", r"\begin{pmatrix} 12 \\ -18 \end{pmatrix}"]),
+        frames=(TAG, BOX),
+    ),
+    *answers(
+        "matrices",
+        (SQUARE, [SQUARE.replace("pmatrix", "bmatrix"), "[[1,2],[3,4]]", r"\left[\begin{array}{cc} 1 & 2 \\ 3 & 4 \end{array}\right]", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{pmatrix} 1.0 & 2 \\ 3 & 4 \end{pmatrix}"],
+            [r"\begin{pmatrix} 1 & 3 \\ 2 & 4 \end{pmatrix}", SQUARE.replace("pmatrix", "vmatrix"), "-2", r"\begin{pmatrix} 3 & 4 \\ 1 & 2 \end{pmatrix}", r"\begin{pmatrix} 1 & 2 \\ 3 & -4 \end{pmatrix}", r"\begin{pmatrix} 1 & 2 \end{pmatrix}", "(1,2,3,4)", "[1,2,3,4]"]),
+        (r"\begin{pmatrix} 0 & 1 \\ 1 & 0 \end{pmatrix}", [r"\begin{bmatrix} 0 & 1 \\ 1 & 0 \end{bmatrix}", "[[0,1],[1,0]]"], [r"\begin{pmatrix} 1 & 0 \\ 0 & 1 \end{pmatrix}", r"\begin{pmatrix} 0 & -1 \\ 1 & 0 \end{pmatrix}", "1", "0"]),
+        (r"\begin{pmatrix} 1/2 & 0 \\ 0 & \sqrt{2} \end{pmatrix}", [r"\begin{bmatrix} 0.5 & 0 \\ 0 & \sqrt2 \end{bmatrix}", r"\begin{pmatrix} \frac12 & 0 \\ 0 & \frac{2}{\sqrt{2}} \end{pmatrix}"], [r"\begin{pmatrix} 1/2 & 0 \\ 0 & 1.414 \end{pmatrix}", r"\begin{pmatrix} 2 & 0 \\ 0 & \sqrt2 \end{pmatrix}"]),
+        frames=(TAG, BOX),
+    ),
+    *answers(
+        "sets",
+        (r"\{1,2,3\}", ["{1,2,3}", r"\{3,1,2\}", r"\left\{1,2,3\right\}", "1, 2, 3", "1, 2 and 3", "3, 2, 1", r"\{1,2,2,3\}"], [r"\{1,2\}", r"\{1,2,3,4\}", "(1,2,3)", "1", r"\{1,2,-3\}", "6", "123", "[1,2,3]"]),
+        (r"\{0.5, 2\}", [r"\left\{2, \frac{1}{2}\right\}", "{1/2, 2}", "2, 1/2"], [r"\{5, 2\}", r"\{0.5\}", "(0.5, 2)", r"\{-0.5, 2\}"]),
+        (r"\emptyset", [r"\emptyset", r"\varnothing", "∅", r"\{\}"], ["0", r"\{0\}", r"\{1\}"]),
+        (r"\{a, b\}", [r"\{b, a\}", "{a,b}"], [r"\{a\}", r"\{a, c\}", r"\{a,b,c\}"]),
+        (r"\{1\pm\sqrt{5},-2\}", [r"\{-2, 1+\sqrt{5}, 1-\sqrt{5}\}", r"1+\sqrt5, 1-\sqrt5, -2"], [r"\{1+\sqrt{5},-2\}", r"\{1\pm\sqrt{5},2\}", r"1\pm\sqrt{5}"]),
+        frames=(TAG, BOX),
+    ),
+    *answers(
+        "lists",
+        ("1,-3", ["-3,1", "1, -3", "1 and -3", "x=1, x=-3", "x = 1 or x = -3", "1 or -3", "-3 and 1", "x=1,-3", "x = 1 and x = -3"], ["1", "-3", "1,3", "-1,3", "1,-3,0", "(1,-3)", "-2"]),
+        ("3, 5, 7", ["7,5,3", "3,5,7", "3, 5 and 7", "3, 5, and 7", "3、5、7", "{3,5,7}"], ["3,5", "3, 5, 8", "3,5,7,9", "357", "15"]),
+        ("6+8i, 6+17i", ["6 + 17i, 6 + 8i", "6+8i and 6+17i"], ["6+8i", "6-8i, 6-17i", "6+8i, 6+7i"]),
+        (r"\sqrt{5}, -\sqrt{5}", [r"\pm\sqrt{5}", r"-\sqrt{5},\sqrt{5}", "±√5"], [r"\sqrt{5}", r"-\sqrt{5}", r"\pm 5", "5,-5"]),
+        (r"\frac{5}{2},-3", ["-3, 2.5", "5/2 and -3", "x = 5/2 or x = -3"], ["5/2", "-3", "-5/2, 3", "2/5, -3"]),
+        (r"45^\circ, 135^\circ", ["45°, 135°", r"135^\circ, 45^\circ", "45 and 135"], ["45°", "135°", "45°, 145°"]),
+        ("-4, -3, -1, 1, 2, 5", ["-4,-3,-1,1,2,5", "5, 2, 1, -1, -3, -4"], ["-4,-3,-1,1,2", "4,3,1,-1,-2,-5"]),
+        ("2,2,5", ["2, 2, 5", "5,2,2"], ["2,5,6", "9", "20"]),
+        frames=(TAG, BOX),
+    ),
+    *answers(
+        "plus-minus",
+        (r"\pm 3", ["3, -3", "3 and -3", "x = 3 or x = -3", "±3", r"x=\pm 3", "-3, 3", r"\pm3", r"\{3,-3\}"], ["3", "-3", "±4", "0", "9", "3, 3"]),
+        (r"2\pm\sqrt{3}", [r"2+\sqrt{3}, 2-\sqrt{3}", "2-√3 and 2+√3", "2±√3", r"x = 2 \pm \sqrt{3}"], [r"2+\sqrt{3}", r"2-\sqrt{3}", r"\pm\sqrt{3}", r"-2\pm\sqrt{3}", r"2\pm 3", r"3\pm\sqrt{2}"]),
+        (r"\frac{-1\pm\sqrt{7}}{2}", [r"\frac{-1+\sqrt{7}}{2}, \frac{-1-\sqrt{7}}{2}", r"-\frac12\pm\frac{\sqrt7}{2}"], [r"\frac{1\pm\sqrt{7}}{2}", r"\frac{-1+\sqrt{7}}{2}", r"-1\pm\sqrt{7}"]),
+        (r"\pm 2i", ["2i, -2i", "±2i", "-2i and 2i"], ["2i", "±2", "-2i"]),
+        ("5, -5", [r"\pm 5", "±5"], ["5", "5, 5", "-5"]),
+        frames=(TAG, BOX),
+    ),
+    *answers(
+        "intervals",
+        (r"(2,\infty)", ["x>2", "2<x", r"x \in (2,\infty)", "(2, ∞)", r"(2,+\infty)", r"\{x | x > 2\}", r"\{x : x>2\}", "(2, oo)", r"]2,\infty["], [r"[2,\infty)", r"x \geq 2", "x<2", r"(-\infty,2)", "(2,100)", r"(3,\infty)", "2", r"(-2,\infty)"]),
+        ("[1,3)", [r"1\le x<3", "1 <= x < 3", r"x\in[1,3)", r"3>x\ge 1", "[1, 3)", "[1,3["], ["(1,3]", "(1,3)", "[1,3]", "1<x<3", "[1,4)", r"\{1,2\}", "1,3"]),
+        (r"(-\infty,0]", [r"x\le 0", r"x \leq 0", "x<=0", r"0\geq x", r"(-\infty, 0]"], [r"(-\infty,0)", "x<0", r"[0,\infty)", r"x\geq 0", "0"]),
+        ("(1,2)", ["1<x<2", "]1,2["], ["[1,2]", "1<x<=2", "[1,2)", "(1,2]"]),
+        ("[-10,4]", [r"-10 \le x \le 4", "[-10, 4]", r"x\in[-10,4]"], ["(-10,4)", "[-4,10]", "[4,-10]", "[-10,4)", "-10,4"]),
+        (r"x \in [-2,7]", ["[-2,7]", r"-2\leq x\leq 7"], ["(-2,7)", r"x\leq 7", "[-7,2]"]),
+        (r"(-\infty,\infty)", [r"\mathbb{R}", "(-∞,∞)", "all real numbers", r"(-\infty,+\infty)", "全体实数"], [r"\mathbb{Z}", r"(0,\infty)", r"[0,\infty)", r"\infty"]),
+        (r"[0,\sqrt{2}]", [r"0\le x\le\sqrt{2}", "[0,√2]"], [r"[0,\sqrt{2})", "[0,1.414]", "[0,2]"]),
+        (r"\left(\frac{3}{5},\frac{8}{3}\right]", ["(0.6, 8/3]", "(3/5,8/3]", r"\frac35<x\le\frac83"], ["[3/5,8/3)", "(3/5,8/3)", "(0.6,2.67]", "(8/3,3/5]"]),
+        frames=(TAG, BOX),
+    ),
+    *answers(
+        "unions",
+        (r"(-\infty,-1)\cup(2,\infty)", ["x<-1 or x>2", r"(2,\infty)\cup(-\infty,-1)", r"x < -1 \text{ or } x > 2", "(-∞,-1)∪(2,∞)", r"(-\infty, -1) \cup (2, +\infty)"], [r"(-\infty,-1]\cup[2,\infty)", r"(-\infty,-1)", "x>2", "-1<x<2", r"(-\infty,2)\cup(-1,\infty)", r"(-\infty,\infty)"]),
+        (r"(-\infty,-7)\cup(-7,3)\cup(3,\infty)", [r"(3,\infty)\cup(-\infty,-7)\cup(-7,3)", r"\mathbb{R}\setminus\{-7,3\}"], [r"(-\infty,-7)\cup(-7,3)", r"(-\infty,\infty)", r"(-\infty,-7]\cup(-7,3)\cup(3,\infty)", r"(-\infty,-7)\cup(3,\infty)"]),
+        ("(1,3)", [r"(1,2]\cup(2,3)", r"(1,2)\cup[2,3)", r"(1,2.5)\cup(2,3)"], [r"(1,2)\cup(2,3)", r"(1,2]\cup[3,4)", r"[1,2]\cup(2,3)"]),
+        (r"(-\infty,0)\cup(0,\infty)", [r"x\neq 0", r"\mathbb{R}\setminus\{0\}", r"x \ne 0"], ["x>0", r"(-\infty,\infty)", "0", r"x\neq 1", "x=0"]),
+        (r"[-3,-2] \cup [0,1]", [r"[0,1]\cup[-3,-2]", r"[-3,-2]\cup[0,1]"], ["[-3,1]", "[-3,-2]", r"(-3,-2)\cup(0,1)", r"[-3,-2]\cap[0,1]"]),
+        (r"(1,4-\sqrt{3})\cup(4+\sqrt{3},7)", [r"(4+\sqrt3,7)\cup(1,4-\sqrt3)"], [r"(1,4+\sqrt{3})\cup(4-\sqrt{3},7)", "(1,7)", r"(1,4-\sqrt{3})"]),
+        frames=(TAG, BOX),
+    ),
+    *answers(
+        "inequalities",
+        ("x > 2", ["x>2", "2 < x", r"(2,\infty)", r"x \gt 2"], ["x < 2", r"x \ge 2", "x = 2", "2", "x > 3", "x > -2", "x>2.0001"]),
+        (r"x \le -1", ["x<=-1", r"x\leq-1", "x ≤ -1", r"(-\infty,-1]"], ["x<-1", r"x\le 1", r"x\geq -1", "-1"]),
+        ("-1<x<4", ["(-1,4)", "4>x>-1", r"x\in(-1,4)"], [r"-1\le x\le 4", "-1<x", "x<4", "-4<x<1", "[-1,4]"]),
+        (r"x\neq 3", [r"x \ne 3", "x ≠ 3", "x != 3"], ["x=3", "3", r"x\neq -3", r"x\neq 0"]),
+        (r"y\geq 0", ["y>=0", "y ≥ 0", r"0\le y"], ["y>0", r"y\le 0", r"x\ge 0", "0"]),
+        frames=(TAG, BARE, BOX),
+    ),
+]
