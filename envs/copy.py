@@ -127,6 +127,14 @@ def _defaults(n_digits: int, n_symbols: int, options: dict[str, Any]) -> dict[st
     } | options
 
 
+#: What the audit of rewards is told: these checks find something, and why that is meant.
+_BY_PLACE = "a digit in its place is paid for, whatever the others are and whatever follows"
+_PAYS_BY_DESIGN = {
+    "echo": "copying the question is the task",
+    **dict.fromkeys(("constant", "transplant", "listed", "hedged", "negated", "hidden"), _BY_PLACE),
+}
+
+
 class CopyEnv(LanguageEnv):
     """Write the given digits once more.
 
@@ -162,6 +170,8 @@ class CopyEnv(LanguageEnv):
     ## Version History
     v0: first version.
     """
+
+    metadata: dict[str, Any] = LanguageEnv.metadata | {"audit": _PAYS_BY_DESIGN}
 
     def __init__(
         self,

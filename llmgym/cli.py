@@ -1,4 +1,4 @@
-"""The command ``llmgym``: ``list`` | ``play`` | ``train`` | ``eval``.
+"""The command ``llmgym``: ``list`` | ``play`` | ``audit`` | ``train`` | ``eval``.
 
 Options are read off the dataclasses and signatures that the classes take, so nothing is declared twice. Each command
 imports what it needs when it runs: ``llmgym list`` loads no torch.
@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import gymnasium as gym
 
-from llmgym.errors import InvalidOptionError, LLMGymError, missing_extra, unknown_name
+from llmgym.errors import InvalidOptionError, LLMGymError, MissingExtraError, missing_extra, unknown_name
 from llmgym.keywords import EnvKeywords, parse_keywords
 from llmgym.play import DEFAULT_ENV, PlayOptions, in_colour, paint, play
 from llmgym.registration import ENVIRONMENTS
@@ -28,12 +30,14 @@ from llmgym.registration import ENVIRONMENTS
 if TYPE_CHECKING:
     from llmgym.agents.evaluation import Evaluation
     from llmgym.agents.grpo import GRPO
+    from llmgym.testing import AuditReport
 
 USAGE = """\
 usage: llmgym COMMAND [OPTIONS]
 
   llmgym list             the environments, with what they test
   llmgym play [ENV]       watch an episode unfold, or write it yourself (--policy human)
+  llmgym audit ENV        what a policy could get from a reward without solving anything
   llmgym train grpo       train a model
   llmgym eval PATH        accuracy of a trained agent, or of any model, on held-out problems
 
@@ -65,6 +69,91 @@ def _summary(entry_point: str) -> str:
 def run_play(arguments: Sequence[str]) -> None:
     """Show an episode as it unfolds."""
     play(parse(PlayOptions, arguments, "play", positional="env"))
+
+
+# --- audit -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AuditOptions(EnvKeywords):
+    """What could a policy get from a reward without solving anything? Exit code 1 when something pays that should not.
+
+    Attributes:
+        env: Id of a language environment, of ours or not; module:id imports the module that registers it.
+        all: Audit every registered id of ours in place of one.
+        json: File for the reports, as JSON.
+    """
+
+    env: str | None = None
+    all: bool = False
+    json: Path | None = None
+
+
+def run_audit(arguments: Sequence[str]) -> None:
+    """Audit the reward of an environment, or of all of ours."""
+    from llmgym.testing import audit
+
+    options, chosen, env_kwargs = _parse_for(audit, AuditOptions, arguments, "audit", positional="env")
+    if (options.env is None) != options.all:
+        actual = "none" if options.env is None else f"{options.env!r} and --all"
+        raise InvalidOptionError(
+            f"Expected the id of an environment, or --all, actual: {actual}. Ids of ours: "
+            f"{', '.join(sorted(ENVIRONMENTS))}."
+        )
+    reports, left_out = [], {}
+    for env_id in sorted(ENVIRONMENTS) if options.all else [options.env]:
+        try:
+            reports.append(audit(env_id, **chosen, **env_kwargs))
+        except MissingExtraError as error:
+            if not options.all:
+                raise
+            left_out[env_id] = str(error)
+            print(f"{env_id}: not audited. {error}\n")
+            continue
+        _print_score_card(reports[-1])
+    passed = all(report.passed for report in reports)
+    if options.json is not None:
+        several = {"passed": passed, "reports": [r.to_dict() for r in reports], "not_audited": left_out}
+        write_json(options.json, several if options.all else reports[0].to_dict())
+    if not passed:
+        sys.exit(1)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that the file is never there in part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+_VERDICT_COLOURS = {"pass": "green", "finding": "bold red", "warning": "yellow", "by design": "cyan"}
+
+
+def _print_score_card(report: AuditReport) -> None:
+    """A table on a terminal, plain text elsewhere."""
+    if in_colour():
+        from rich.console import Console
+
+        Console().print(_score_card(report))
+    else:
+        print(f"{report}\n")
+
+
+def _score_card(report: AuditReport) -> Any:
+    """A line for each check, then the examples of what was found."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("probe", "verdict", "mean", "max", "", title="\n".join(report.heading), title_justify="left")
+    for name, verdict, mean, largest, reason in report.rows():
+        table.add_row(name, Text(verdict, style=_VERDICT_COLOURS.get(verdict, "dim")), mean, largest, Text(reason))
+    conclusion = Text(report.conclusion, style="bold green" if report.passed else "bold red")
+    return Group(table, Text("\n".join(report.details)), conclusion)
 
 
 # --- train -----------------------------------------------------------------------------------------------------------
@@ -190,20 +279,11 @@ class EvalOptions(EnvKeywords):
 def run_eval(arguments: Sequence[str]) -> None:
     """Measure a trained agent, or any model, on held-out problems."""
     agents = _agents("llmgym.agents.grpo")
-    of_method = _keyword_fields(agents.GRPO.evaluate)
-    kind: Any = dataclasses.make_dataclass("EvalOptions", of_method, bases=(EvalOptions,), frozen=True)
-    kind.__doc__ = EvalOptions.__doc__
-    options = parse(kind, arguments, "eval", positional="path")
-    env_kwargs = parse_keywords(options.env_kwargs)
-    for name in inspect.signature(agents.GRPO.evaluate).parameters:
-        if name in env_kwargs:  # it would be taken for an argument of `evaluate`
-            mend = f"Use --{name.replace('_', '-')}" if hasattr(options, name) else "Leave it out"
-            raise InvalidOptionError(f"Expected no {name!r} among --env-kwargs, actual: {env_kwargs[name]!r}. {mend}.")
+    options, chosen, env_kwargs = _parse_for(agents.GRPO.evaluate, EvalOptions, arguments, "eval", positional="path")
     if (Path(options.path) / "agent.json").is_file():
         agent: GRPO = agents.GRPO.load(options.path, options.env)
     else:
         agent = agents.GRPO(options.path, options.env or DEFAULT_ENV, env_kwargs=env_kwargs)
-    chosen = {name: getattr(options, name) for name, _, _ in of_method}
     _print_evaluation(agent.evaluate(**chosen, **env_kwargs), options.examples)
 
 
@@ -214,6 +294,8 @@ def _print_evaluation(result: Evaluation, n_examples: int) -> None:
     rows += [(f"reward {name}", f"{value:.3f}") for name, value in result.reward_components.items()]
     rows += [("return", f"{result.mean_return:.3f}"), ("tokens a response", f"{result.mean_length:.1f}")]
     rows += [(f"ended: {name}", f"{100 * share:.1f} %") for name, share in sorted(result.stop_reasons.items())]
+    if result.unverifiable:
+        rows += [("unverifiable", f"{100 * result.unverifiable:.1f} % of the answers, counted as not solved")]
     rows += [("solved", result.solved_if)]
     rows += [("problems", f"{result.n_problems}, {result.samples} responses each, {result.seconds:.1f} s")]
     width = max(len(name) for name, _ in rows)
@@ -239,8 +321,8 @@ def _agents(module: str) -> Any:
 
 def _keyword_fields(method: Callable[..., Any]) -> list[tuple[str, Any, Any]]:
     """Dataclass fields from a method's keyword arguments with plain defaults; their help from its docstring."""
-    import tyro
-    from docstring_parser import parse as parse_docstring
+    tyro = _tyro()
+    from docstring_parser import parse as parse_docstring  # comes with tyro
 
     hints = get_type_hints(method)
     helps = {p.arg_name: p.description or "" for p in parse_docstring(method.__doc__ or "").params}
@@ -249,6 +331,26 @@ def _keyword_fields(method: Callable[..., Any]) -> list[tuple[str, Any, Any]]:
         for name, p in inspect.signature(method).parameters.items()
         if isinstance(p.default, (int, float, str))
     ]
+
+
+def _parse_for(
+    method: Callable[..., Any], base: type[EnvKeywords], arguments: Sequence[str], command: str, positional: str
+) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """Options of a command that calls a method: those of a dataclass, and the method's keyword arguments.
+
+    Returns:
+        All options; those for the method; the keyword arguments of the environment.
+    """
+    of_method = _keyword_fields(method)
+    kind: Any = dataclasses.make_dataclass(base.__name__, of_method, bases=(base,), frozen=True)
+    kind.__doc__ = base.__doc__
+    options = parse(kind, arguments, command, positional)
+    env_kwargs = parse_keywords(options.env_kwargs)
+    for name in inspect.signature(method).parameters:
+        if name in env_kwargs:  # it would be taken for an argument of the method
+            mend = f"Use --{name.replace('_', '-')}" if hasattr(options, name) else "Leave it out"
+            raise InvalidOptionError(f"Expected no {name!r} among --env-kwargs, actual: {env_kwargs[name]!r}. {mend}.")
+    return options, {name: getattr(options, name) for name, _, _ in of_method}, env_kwargs
 
 
 def parse(options: type[Options], arguments: Sequence[str], command: str, positional: str = "") -> Options:
@@ -260,19 +362,26 @@ def parse(options: type[Options], arguments: Sequence[str], command: str, positi
         command: Name of the command, for the usage line.
         positional: The field that a leading argument without a dash sets.
     """
+    words = list(arguments)
+    if positional and words and not words[0].startswith("-"):
+        words.insert(0, f"--{positional}")
+    parsed: Options = _tyro().cli(options, args=words, prog=f"llmgym {command}")
+    return parsed
+
+
+def _tyro() -> Any:
+    """The package that reads options, or the error that names the extra."""
     try:
         import tyro
     except ImportError as error:
         raise missing_extra("tyro", "agents") from error
-    words = list(arguments)
-    if positional and words and not words[0].startswith("-"):
-        words.insert(0, f"--{positional}")
-    return tyro.cli(options, args=words, prog=f"llmgym {command}")
+    return tyro
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "list": run_list,
     "play": run_play,
+    "audit": run_audit,
     "train": run_train,
     "eval": run_eval,
 }

@@ -1,6 +1,8 @@
 """The command line, with tiny settings."""
 
 import io
+import json
+import re
 import subprocess
 import sys
 
@@ -10,6 +12,7 @@ import pytest
 from llmgym.cli import main, sparkline
 from llmgym.core import LanguageEnv
 from llmgym.keywords import parse_keywords
+from llmgym.registration import ENVIRONMENTS
 from llmgym.testing.fakes import SumTask
 
 EASY = ["--env-kwargs", "level=1", "language=en", "max_new_tokens=24"]
@@ -41,7 +44,7 @@ def test_list_shows_each_environment_and_loads_no_torch():
 
 def test_usage_names_every_command(capsys):
     text = run(capsys)
-    assert all(f"llmgym {command}" in text for command in ("list", "play", "train", "eval"))
+    assert all(f"llmgym {command}" in text for command in ("list", "play", "audit", "train", "eval"))
 
 
 def test_play_shows_tokens_probabilities_and_the_end(capsys):
@@ -118,13 +121,70 @@ def test_train_then_eval(capsys, tmp_path, monkeypatch):
 def test_every_command_takes_env_kwargs_alike(capsys):
     pytest.importorskip("torch")
     helps = []
-    for command in (["play"], ["train", "grpo"], ["eval"]):
+    for command in (["play"], ["audit"], ["train", "grpo"], ["eval"]):
         with pytest.raises(SystemExit):
             main([*command, "--help"])
         text = " ".join(capsys.readouterr().out.replace("│", " ").split())
         helps.append(text[text.index("--env-kwargs") :].partition("(default")[0])
-    assert helps[0] == helps[1] == helps[2]
+    assert len(set(helps)) == 1
     assert "name=value" in helps[0]
+
+
+SMALL_AUDIT = ["--n-problems", "2", "--env-kwargs", "max_new_tokens=256"]
+
+
+def test_audit_prints_a_score_card_and_writes_json(capsys, tmp_path):
+    text = run(capsys, "audit", "llmgym/Copy-v0", *SMALL_AUDIT, "--json", str(tmp_path / "new" / "audit.json"))
+    assert "llmgym/Copy-v0: 2 problems" in text
+    assert re.search(r"^echo +by design +1\.00 +1\.00 +copying the question is the task", text, re.MULTILINE)
+    assert "passed: nothing pays that should not" in text
+    report = json.loads((tmp_path / "new" / "audit.json").read_text())
+    assert report["passed"]
+    assert report["settings"]["n_problems"] == 2
+    assert report["settings"]["env_kwargs"]["max_new_tokens"] == 256
+    assert {"echo", "listed", "hash_seed"} <= {result["name"] for result in report["results"]}
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["audit.json"]  # and no draft beside it
+
+
+def test_audit_of_all_ids(capsys, tmp_path):
+    run(
+        capsys,
+        "audit",
+        "--all",
+        "--n-problems",
+        "1",
+        "--env-kwargs",
+        "max_new_tokens=256",
+        "--json",
+        str(tmp_path / "all"),
+    )
+    reports = json.loads((tmp_path / "all").read_text())
+    assert reports["passed"]
+    assert {report["subject"] for report in reports["reports"]} | set(reports["not_audited"]) == set(ENVIRONMENTS)
+    assert {"llmgym/Copy-v0", "llmgym/MathReason-v0"} <= {report["subject"] for report in reports["reports"]}
+
+
+@pytest.mark.usefixtures("own_ids")
+def test_audit_fails_where_something_pays_that_should_not(capsys):
+    rewards = 'rewards={"correctness": 1, "format": 2}'
+    assert fail("audit", "Sum-v0", *SMALL_AUDIT, rewards) == "1"
+    text = capsys.readouterr().out
+    assert re.search(r"^form +finding", text, re.MULTILINE)
+    assert re.search(r"^\d+ findings: form, ", text, re.MULTILINE)
+
+
+def test_the_score_card_of_a_terminal(monkeypatch):
+    console = pytest.importorskip("rich.console")
+    from llmgym import cli
+    from llmgym.testing import audit_reward
+
+    report = audit_reward(lambda response, problem: 1.0, [{"question": "6*7", "answer": "42"}])
+    recorded = console.Console(width=150, file=io.StringIO(), record=True)
+    recorded.print(cli._score_card(report))
+    text = recorded.export_text()
+    assert re.search(r"│ garbage +│ finding +│ 1\.00 │ 1\.00 │", text)
+    assert "findings: form, constant, empty" in text
+    assert "response  ''" in text
 
 
 class SumEnv(LanguageEnv):
@@ -201,13 +261,18 @@ def test_options_come_from_the_classes(capsys):
         (["play", "--policy", "human", "--env-kwargs", "level=99"], "Expected .*99"),
         (["play", "--policy", "human", "--env-kwargs", "action_unit=step"], "Expected no 'action_unit'.*--action-unit"),
         (["play", "--policy", "human", "--seed", "-1"], "Seed must be greater or equal to zero"),
+        (["audit"], "Expected the id of an environment, or --all, actual: none. .*: llmgym/Copy-v0, llmgym/MathReason"),
+        (["audit", "llmgym/Copy-v0", "--all"], "actual: 'llmgym/Copy-v0' and --all"),
+        (["audit", "llmgym/Coppy-v0"], "Expected an environment among: .* Did you mean 'llmgym/Copy-v0'"),
+        (["audit", "CartPole-v1"], "Expected a language environment .*'CartPole-v1', a CartPoleEnv"),
+        (["audit", "llmgym/Copy-v0", "--env-kwargs", "seed=1"], "Expected no 'seed' among .*Use --seed"),
+        (["audit", "llmgym/Copy-v0", "--env-kwargs", "action_unit=step"], "Expected no `action_unit`"),
+        (["audit", "llmgym/Copy-v0", "--n-problems", "0"], "Expected `n_problems` >= 1"),
         (["train", "gpro"], "Expected an algorithm among: grpo; .* Did you mean 'grpo'"),
         (["train"], "Expected an algorithm among: grpo"),
     ],
 )
 def test_mistakes_end_with_a_message(arguments, message):
-    import re
-
     assert re.search(message, fail(*arguments))
 
 
