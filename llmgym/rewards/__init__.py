@@ -1,9 +1,10 @@
 """Rewards: text in, score out. They read transcripts and know no environment."""
 
 from llmgym.rewards.base import JudgedReward, Judgement, Reward, StepReward
-from llmgym.rewards.comparison import answers_equal
+from llmgym.rewards.comparison.answers import answers_equal
+from llmgym.rewards.comparison.verdicts import Leniency, Status
 from llmgym.rewards.correctness import CorrectnessReward
-from llmgym.rewards.extraction import Extraction, extract, extract_answer
+from llmgym.rewards.extraction.rules import Extraction, extract, extract_answer
 from llmgym.rewards.format import FormatReward
 from llmgym.rewards.language import LanguageReward
 from llmgym.rewards.length import LengthReward
@@ -11,7 +12,6 @@ from llmgym.rewards.process import ArithmeticStepScorer, ProcessReward, StepScor
 from llmgym.rewards.reward_functions import correctness_reward, format_reward
 from llmgym.rewards.stack import REWARDS, RewardStack, make_reward
 from llmgym.rewards.tags import TagReport, check_tags
-from llmgym.rewards.verdicts import Leniency, Status
 from llmgym.rewards.verifier import Verdict, Verifier, judge, judge_batch, verify
 
 __all__ = [

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llmgym.rewards.base import JudgedReward, Judgement
-from llmgym.rewards.extraction import Rule, check_rules, extract
+from llmgym.rewards.comparison.verdicts import Leniency
+from llmgym.rewards.extraction.rules import Rule, check_rules, extract
 from llmgym.rewards.format import with_opening_tag
-from llmgym.rewards.verdicts import Leniency
 from llmgym.rewards.verifier import judge_answer
 from llmgym.transcript import Transcript
 

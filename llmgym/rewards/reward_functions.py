@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from llmgym.errors import InvalidOptionError
-from llmgym.rewards.extraction import extract
+from llmgym.rewards.comparison.verdicts import Status
+from llmgym.rewards.extraction.rules import extract
 from llmgym.rewards.tags import check_tags
-from llmgym.rewards.verdicts import Status
 from llmgym.rewards.verifier import judge_batch
 
 #: A text, or chat messages: ``[{"role": "assistant", "content": "..."}]``.

@@ -11,9 +11,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from llmgym.errors import InvalidOptionError, unknown_name
-from llmgym.rewards.comparison import Reference, compare
-from llmgym.rewards.extraction import MAX_ANSWER, Rule, check_rules, extract
-from llmgym.rewards.verdicts import STRICT, Leniency, Status
+from llmgym.rewards.comparison.answers import Reference, compare
+from llmgym.rewards.comparison.verdicts import STRICT, Leniency, Status
+from llmgym.rewards.extraction.rules import MAX_ANSWER, Rule, check_rules, extract
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Verifier:
 
     Args:
         reference_answer: The right answer.
-        rules: Rules of extraction that count, see :func:`llmgym.rewards.extraction.extract`; ``None`` for all.
+        rules: Rules of extraction that count, see :func:`llmgym.rewards.extraction.rules.extract`; ``None`` for all.
         leniency: Fields of :class:`llmgym.rewards.Leniency`: what is forgiven.
 
     Raises:
@@ -80,7 +80,7 @@ def judge(response: str, reference_answer: str, *, rules: Collection[Rule] | Non
     Args:
         response: All the agent wrote.
         reference_answer: The right answer.
-        rules: Rules of extraction that count, see :func:`llmgym.rewards.extraction.extract`; ``None`` for all.
+        rules: Rules of extraction that count, see :func:`llmgym.rewards.extraction.rules.extract`; ``None`` for all.
         leniency: Fields of :class:`llmgym.rewards.Leniency`: what is forgiven.
 
     Raises:

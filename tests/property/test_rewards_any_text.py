@@ -23,7 +23,7 @@ from llmgym.rewards import (
     verify,
 )
 from llmgym.rewards.arithmetic import evaluate, numbers_used
-from llmgym.rewards.extraction import RULES
+from llmgym.rewards.extraction.rules import RULES
 from llmgym.rewards.language import SCRIPTS, dominant_language, language_share
 from llmgym.rewards.steps import arithmetic_holds
 from llmgym.tasks import Problem

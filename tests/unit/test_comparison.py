@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmgym.errors import InvalidOptionError
-from llmgym.rewards.comparison import STRICT, Leniency, Reference, Status, answers_equal, compare
+from llmgym.rewards.comparison.answers import STRICT, Leniency, Reference, Status, answers_equal, compare
 
 # Each table: a reference answer, answers that equal it, answers that do not.
 TABLES: dict[str, list[tuple[str, list[str], list[str]]]] = {
@@ -451,7 +451,7 @@ def test_hard_texts_cost_little(index: int) -> None:
 # --- Processes and threads --------------------------------------------------------------------------------------------
 
 VERDICTS = """
-from llmgym.rewards.comparison import compare
+from llmgym.rewards.comparison.answers import compare
 pairs = [("x^2 + x", "x(x+1)"), ("x > 2 or x < 1", "(-\\\\infty, 1) \\\\cup (2, \\\\infty)"), ("\\\\sqrt{8}", "2\\\\sqrt{2}"),
          ("c, b, a", "a, b, c"), ("\\\\{x, y, z\\\\}", "\\\\{z, y, x\\\\}"), ("\\\\sin(a+b)", "\\\\sin(a)\\\\cos(b)+\\\\cos(a)\\\\sin(b)"),
          ("9^{9^{9^9}}", "x"), ("x = 1, y = 2", "y = 2, x = 1")]

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmgym.rewards.evaluation import factor_between, is_close, order, same_value, within
-from llmgym.rewards.exact import Undecided, Work, fold, free_names, power
-from llmgym.rewards.expressions import Based, Constant, Expression, Listing, Name, Number, Operation, Quantity
+from llmgym.rewards.comparison.evaluation import factor_between, is_close, order, same_value, within
+from llmgym.rewards.comparison.exact import Undecided, Work, fold, free_names, power
+from llmgym.rewards.notation.expressions import Based, Constant, Expression, Listing, Name, Number, Operation, Quantity
 
 PI, E, IMAGINARY = Constant("pi"), Constant("e"), Constant("i")
 X, Y = Name("x"), Name("y")
@@ -408,8 +408,8 @@ def test_mpmath_is_loaded_only_for_irrational_numbers() -> None:
     code = """
 import sys
 from fractions import Fraction
-from llmgym.rewards.evaluation import same_value
-from llmgym.rewards.expressions import Name, Number, Operation
+from llmgym.rewards.comparison.evaluation import same_value
+from llmgym.rewards.notation.expressions import Name, Number, Operation
 two, x = Number(Fraction(2), "integer"), Name("x")
 assert same_value(Operation("power", (x, two)), Operation("multiply", (x, x)))
 assert "mpmath" not in sys.modules

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from llmgym.errors import InvalidOptionError
-from llmgym.rewards.extraction import MAX_RESPONSE, RULES, Extraction, extract, extract_answer
+from llmgym.rewards.extraction.rules import MAX_RESPONSE, RULES, Extraction, extract, extract_answer
 
 
 @pytest.mark.parametrize(

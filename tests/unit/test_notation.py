@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmgym.rewards.expressions import (
+from llmgym.rewards.notation.expressions import (
     Based,
     Bracketed,
     Constant,
@@ -29,7 +29,7 @@ from llmgym.rewards.expressions import (
     Unreadable,
     Words,
 )
-from llmgym.rewards.notation import MAX_CHARACTERS, parse
+from llmgym.rewards.notation.reader import MAX_CHARACTERS, parse
 
 
 def number(value: str | int | Fraction, form: Form = "integer") -> Number:

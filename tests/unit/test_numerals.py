@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmgym.rewards.numerals import plain_digits, read_chinese, read_number_words, repeating, split_period
+from llmgym.rewards.notation.numerals import plain_digits, read_chinese, read_number_words, repeating, split_period
 
 
 @pytest.mark.parametrize(

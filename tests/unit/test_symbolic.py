@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from llmgym.errors import MissingExtraError
-from llmgym.rewards import symbolic
-from llmgym.rewards.comparison import Leniency, compare
-from llmgym.rewards.expressions import Constant, Expression, Listing, Name, Number, Operation, Quantity
+from llmgym.rewards.comparison import symbolic
+from llmgym.rewards.comparison.answers import Leniency, compare
+from llmgym.rewards.notation.expressions import Constant, Expression, Listing, Name, Number, Operation, Quantity
 
 pytest.importorskip("sympy")
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="limits of processes are POSIX's")
@@ -106,8 +106,8 @@ def test_the_worker_is_reused_by_all_threads_and_touches_no_signal() -> None:
 def test_a_forked_process_starts_its_own() -> None:
     code = """
 import os
-from llmgym.rewards import symbolic
-from llmgym.rewards.expressions import Name, Operation
+from llmgym.rewards.comparison import symbolic
+from llmgym.rewards.notation.expressions import Name, Operation
 x = Name("x")
 pair = Operation("call:f", (x,)), Operation("call:f", (x,))
 assert symbolic.same_value(*pair, deadline=60) is True

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmgym.rewards.units import canonical, conversion, is_known
+from llmgym.rewards.notation.units import canonical, conversion, is_known
 
 SAME: dict[str, list[str]] = {
     "m": ["m", "meter", "meters", "metre", "Metres", "米"],

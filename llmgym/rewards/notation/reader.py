@@ -1,8 +1,8 @@
-r"""Reading an answer: from text to the tree of :mod:`~llmgym.rewards.expressions`.
+r"""Reading an answer: from text to the tree of :mod:`~llmgym.rewards.notation.expressions`.
 
 :func:`parse` is all that others need. It reads LaTeX and plain notation, units, number words and lists of answers, with
 bounds on the length, the number of tokens, the depth and the digits, so that any text is read in little time. What is
-no notation is :class:`~llmgym.rewards.expressions.Words` when it has words in it, and Unreadable otherwise.
+no notation is :class:`~llmgym.rewards.notation.expressions.Words` when it has words in it, and Unreadable otherwise.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from llmgym.rewards import units
-from llmgym.rewards.dressing import undressed
-from llmgym.rewards.expressions import (
+from llmgym.rewards.notation import units
+from llmgym.rewards.notation.dressing import undressed
+from llmgym.rewards.notation.expressions import (
     Constant,
     Expression,
     Listing,
@@ -24,13 +24,13 @@ from llmgym.rewards.expressions import (
     Unreadable,
     Words,
 )
-from llmgym.rewards.formulas import read_formula
-from llmgym.rewards.lexer import Tokens, tokenize
-from llmgym.rewards.literals import ReadingError, read_based
-from llmgym.rewards.numerals import BASES, FIRST_WORDS, HAN_FIRST, read_chinese, read_number_words
-from llmgym.rewards.symbols import EMPTY, INFINITY
-from llmgym.rewards.trees import all_hold, is_comparison, negate
-from llmgym.rewards.wording import level, word_set
+from llmgym.rewards.notation.formulas import read_formula
+from llmgym.rewards.notation.lexer import Tokens, tokenize
+from llmgym.rewards.notation.literals import ReadingError, read_based
+from llmgym.rewards.notation.numerals import BASES, FIRST_WORDS, HAN_FIRST, read_chinese, read_number_words
+from llmgym.rewards.notation.symbols import EMPTY, INFINITY
+from llmgym.rewards.notation.trees import all_hold, is_comparison, negate
+from llmgym.rewards.notation.wording import level, word_set
 
 MAX_CHARACTERS = 4096
 

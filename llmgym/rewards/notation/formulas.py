@@ -1,8 +1,8 @@
 """The grammar of one formula: recursive descent over tokens, each of them read once.
 
 From loose to tight: relation, ratio and set operation, unit and modulus, sum, product, sign, power; the operands are in
-``operands``. The recursion is bounded by :data:`~llmgym.rewards.lexer.MAX_DEPTH`, and so is the depth of the tree:
-chains are joined (``a/b/c`` is ``a/(b*c)``) or bounded.
+``operands``. The recursion is bounded by :data:`~llmgym.rewards.notation.lexer.MAX_DEPTH`, and so is the depth of the
+tree: chains are joined (``a/b/c`` is ``a/(b*c)``) or bounded.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
-from llmgym.rewards import trees
-from llmgym.rewards.expressions import (
+from llmgym.rewards.notation import trees
+from llmgym.rewards.notation.expressions import (
     Constant,
     Expression,
     Number,
@@ -23,11 +23,11 @@ from llmgym.rewards.expressions import (
     Sign,
     Words,
 )
-from llmgym.rewards.lexer import MAX_DEPTH, Token, Tokens
-from llmgym.rewards.literals import ReadingError, read_based
-from llmgym.rewards.operands import READERS, small_digits
-from llmgym.rewards.suffixes import AFTER_VALUES, end_of_unit, is_unit, with_unit
-from llmgym.rewards.wording import is_product_of_letters, level, names_something, word_set
+from llmgym.rewards.notation.lexer import MAX_DEPTH, Token, Tokens
+from llmgym.rewards.notation.literals import ReadingError, read_based
+from llmgym.rewards.notation.operands import READERS, small_digits
+from llmgym.rewards.notation.suffixes import AFTER_VALUES, end_of_unit, is_unit, with_unit
+from llmgym.rewards.notation.wording import is_product_of_letters, level, names_something, word_set
 
 #: What may begin a factor that stands beside another without a sign between.
 _FACTORS = word_set("number based letter word constant function open frac root binomial begin accent")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
-from llmgym.rewards.evaluation import is_close
-from llmgym.rewards.exact import Undecided, Work, free_names, is_opaque, walk
-from llmgym.rewards.expressions import (
+from llmgym.rewards.comparison.evaluation import is_close
+from llmgym.rewards.comparison.exact import Undecided, Work, free_names, is_opaque, walk
+from llmgym.rewards.notation.expressions import (
     Based,
     Bracketed,
     Constant,

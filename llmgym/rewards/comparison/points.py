@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from llmgym.rewards.exact import Undecided, Work, fixed_number, free_names, walk
-from llmgym.rewards.expressions import Expression, Number, Operation
-from llmgym.rewards.manydigits import Point, Value, agreement, evaluate, is_positive, same_at
+from llmgym.rewards.comparison.exact import Undecided, Work, fixed_number, free_names, walk
+from llmgym.rewards.comparison.manydigits import Point, Value, agreement, evaluate, is_positive, same_at
+from llmgym.rewards.notation.expressions import Expression, Number, Operation
 
 #: Operations on real numbers only. Where names stand under them, names stand for real numbers.
 _OF_REALS = frozenset({"abs", "floor", "ceiling", "max", "min", "mod"})

@@ -14,7 +14,7 @@ from fractions import Fraction
 from itertools import combinations, permutations
 from typing import TypeAlias
 
-from llmgym.rewards.expressions import Based, Constant, Expression, Matrix, Name, Number, Operation, Quantity
+from llmgym.rewards.notation.expressions import Based, Constant, Expression, Matrix, Name, Number, Operation, Quantity
 
 #: Bits of a rational number, numerator and denominator together: 20,000 are about 6,000 digits.
 MAX_BITS = 20_000

@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
-from llmgym.rewards.expressions import Based, Number, Operation
-from llmgym.rewards.numerals import BASES, repeating, split_period
-from llmgym.rewards.symbols import SUBSCRIPTS
+from llmgym.rewards.notation.expressions import Based, Number, Operation
+from llmgym.rewards.notation.numerals import BASES, repeating, split_period
+from llmgym.rewards.notation.symbols import SUBSCRIPTS
 
 #: Digits of one literal number, and its largest decimal exponent.
 MAX_DIGITS = 2000

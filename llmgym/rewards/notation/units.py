@@ -10,8 +10,8 @@ import re
 from fractions import Fraction
 from functools import cache, lru_cache
 
-from llmgym.rewards.numerals import FIRST_WORDS
-from llmgym.rewards.wording import word_set
+from llmgym.rewards.notation.numerals import FIRST_WORDS
+from llmgym.rewards.notation.wording import word_set
 
 # --- Tables -----------------------------------------------------------------------------------------------------------
 

@@ -27,8 +27,15 @@ from typing import Literal, get_args
 
 from llmgym.errors import InvalidOptionError, unknown_name
 from llmgym.rewards.arithmetic import plain
-from llmgym.rewards.conclusions import SHORT_RESPONSE, Found, last_value, sentence_value, short_response, trimmed
-from llmgym.rewards.phrases import phrase_answer
+from llmgym.rewards.extraction.conclusions import (
+    SHORT_RESPONSE,
+    Found,
+    last_value,
+    sentence_value,
+    short_response,
+    trimmed,
+)
+from llmgym.rewards.extraction.phrases import phrase_answer
 
 Rule = Literal["answer_tag", "boxed", "hashes", "phrase", "short", "last"]
 #: In the order in which they are tried.

@@ -1,7 +1,7 @@
 """The value that a text without any marker comes to: its last number or formula, with what belongs to it.
 
-Where words around a number change it (:mod:`llmgym.rewards.cues`), they are returned with it, or it is not returned at
-all: the comparison must see what was said, not the part of it that happens to be right.
+Where words around a number change it (:mod:`~llmgym.rewards.extraction.cues`), they are returned with it, or it is not
+returned at all: the comparison must see what was said, not the part of it that happens to be right.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import re
 from itertools import repeat
 from typing import NamedTuple
 
-from llmgym.rewards.cues import is_stated, objection, qualifier, unit_after
-from llmgym.rewards.spans import CJK, FUNCTIONS, formula_span, has_prose, last_row, result_of
+from llmgym.rewards.extraction.cues import is_stated, objection, qualifier, unit_after
+from llmgym.rewards.extraction.spans import CJK, FUNCTIONS, formula_span, has_prose, last_row, result_of
 
 #: A response is short when it has one line of at most this many characters.
 SHORT_RESPONSE = 64

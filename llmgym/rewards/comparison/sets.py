@@ -13,9 +13,9 @@ from itertools import pairwise
 from math import prod
 from typing import Literal, NamedTuple
 
-from llmgym.rewards.evaluation import order
-from llmgym.rewards.exact import Undecided, Work, free_names, is_opaque, size_in_bits
-from llmgym.rewards.expressions import (
+from llmgym.rewards.comparison.evaluation import order
+from llmgym.rewards.comparison.exact import Undecided, Work, free_names, is_opaque, size_in_bits
+from llmgym.rewards.notation.expressions import (
     Bracketed,
     Constant,
     Expression,
@@ -292,7 +292,7 @@ class RealSet(NamedTuple):
         """The set that a tree stands for; ``None`` where it stands for none, or holds names besides its unknown.
 
         Example:
-            >>> from llmgym.rewards.expressions import Name, Number
+            >>> from llmgym.rewards.notation.expressions import Name, Number
             >>> x, two = Name("x"), Number(2, "integer")
             >>> RealSet.read(Relation((x, two), (">",))).label
             Name(name='x')

@@ -10,28 +10,11 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import TypeAlias
 
-from llmgym.rewards import symbolic, units
-from llmgym.rewards.evaluation import factor_between, is_close, same_value
-from llmgym.rewards.exact import DEGREE, Undecided, Work, walk
-from llmgym.rewards.expressions import (
-    Bracketed,
-    Constant,
-    Expression,
-    Listing,
-    Matrix,
-    Name,
-    Number,
-    Operation,
-    Quantity,
-    Ratio,
-    Relation,
-    Set,
-    Sign,
-    Unreadable,
-    Words,
-)
-from llmgym.rewards.sets import RealSet, infinite_sign, same_set
-from llmgym.rewards.shapes import (
+from llmgym.rewards.comparison import symbolic
+from llmgym.rewards.comparison.evaluation import factor_between, is_close, same_value
+from llmgym.rewards.comparison.exact import DEGREE, Undecided, Work, walk
+from llmgym.rewards.comparison.sets import RealSet, infinite_sign, same_set
+from llmgym.rewards.comparison.shapes import (
     agreeing_names,
     approximated,
     as_matrix,
@@ -60,7 +43,25 @@ from llmgym.rewards.shapes import (
     without_integration_constant,
     without_units,
 )
-from llmgym.rewards.verdicts import Leniency, Match, Status
+from llmgym.rewards.comparison.verdicts import Leniency, Match, Status
+from llmgym.rewards.notation import units
+from llmgym.rewards.notation.expressions import (
+    Bracketed,
+    Constant,
+    Expression,
+    Listing,
+    Matrix,
+    Name,
+    Number,
+    Operation,
+    Quantity,
+    Ratio,
+    Relation,
+    Set,
+    Sign,
+    Unreadable,
+    Words,
+)
 
 #: Members of lists and sets that are matched in any order.
 MAX_UNORDERED = 32

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import TypeGuard
 
-from llmgym.rewards.expressions import (
+from llmgym.rewards.notation.expressions import (
     Constant,
     Expression,
     Listing,
@@ -17,7 +17,7 @@ from llmgym.rewards.expressions import (
     Quantity,
     Relation,
 )
-from llmgym.rewards.literals import MAX_DIGITS, ReadingError
+from llmgym.rewards.notation.literals import MAX_DIGITS, ReadingError
 
 _SET_NAMES = frozenset("RZQNC")
 _COMPARISONS = frozenset({"<", "<=", ">", ">=", "!=", "in"})

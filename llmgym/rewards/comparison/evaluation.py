@@ -11,8 +11,8 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Protocol
 
-from llmgym.rewards.exact import Rational, Undecided, Work, as_tree, at_whole_point, fold, free_names
-from llmgym.rewards.expressions import Expression, Operation
+from llmgym.rewards.comparison.exact import Rational, Undecided, Work, as_tree, at_whole_point, fold, free_names
+from llmgym.rewards.notation.expressions import Expression, Operation
 
 #: For trees too large to be worked out as a whole.
 _WORK_ON_PARTS = 2_000
@@ -30,7 +30,7 @@ class _ManyDigits(Protocol):
 
 def _many_digits() -> _ManyDigits:
     """The module over mpmath, loaded when the first irrational number is met."""
-    from llmgym.rewards import points
+    from llmgym.rewards.comparison import points
 
     return points
 
@@ -42,7 +42,7 @@ def same_value(left: Expression, right: Expression, work: Work | None = None) ->
         Undecided: If that could not be found out.
 
     Example:
-        >>> from llmgym.rewards.expressions import Name, Number, Operation
+        >>> from llmgym.rewards.notation.expressions import Name, Number, Operation
         >>> two, x = Number(Fraction(2), "integer"), Name("x")
         >>> square = Operation("power", (x, two))
         >>> same_value(square, Operation("multiply", (x, x)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from enum import Enum
 
 from llmgym.errors import InvalidOptionError
-from llmgym.rewards import symbolic
+from llmgym.rewards.comparison import symbolic
 
 
 class Status(str, Enum):

@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 
 import mpmath  # type: ignore[import-untyped]
 
-from llmgym.rewards.exact import Undecided, Work, is_opaque, opaque_name, walk
-from llmgym.rewards.expressions import Constant, Expression, Number, Operation
+from llmgym.rewards.comparison.exact import Undecided, Work, is_opaque, opaque_name, walk
+from llmgym.rewards.notation.expressions import Constant, Expression, Number, Operation
 
 #: Bits of every evaluation (70 digits), and the most that long literals and large spans may make of them.
 BASE_PRECISION = 233

@@ -12,12 +12,13 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 from llmgym.errors import unknown_name
-from llmgym.rewards import notation, words
-from llmgym.rewards.equality import Comparison, correct, incorrect
-from llmgym.rewards.evaluation import within
-from llmgym.rewards.expressions import Expression, Unreadable, Words
-from llmgym.rewards.verdicts import STRICT, Leniency, Match, Status
-from llmgym.rewards.wording import level
+from llmgym.rewards.comparison import words
+from llmgym.rewards.comparison.equality import Comparison, correct, incorrect
+from llmgym.rewards.comparison.evaluation import within
+from llmgym.rewards.comparison.verdicts import STRICT, Leniency, Match, Status
+from llmgym.rewards.notation import reader as notation
+from llmgym.rewards.notation.expressions import Expression, Unreadable, Words
+from llmgym.rewards.notation.wording import level
 
 __all__ = ["STRICT", "Leniency", "Match", "Reference", "Status", "answers_equal", "compare"]
 

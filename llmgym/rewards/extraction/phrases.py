@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from llmgym.rewards.conclusions import Found, sentence_value, stated, trimmed
-from llmgym.rewards.spans import FUNCTIONS
+from llmgym.rewards.extraction.conclusions import Found, sentence_value, stated, trimmed
+from llmgym.rewards.extraction.spans import FUNCTIONS
 
 #: Occurrences of a word such as "answer" that are looked at, from the end: more of them say nothing.
 _MOST_TRIED = 32

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
-from llmgym.rewards import units
-from llmgym.rewards.expressions import Expression, Number, Quantity
-from llmgym.rewards.lexer import Tokens
-from llmgym.rewards.literals import MAX_DIGITS, ReadingError
-from llmgym.rewards.numerals import HAN_SCALES, SCALES
-from llmgym.rewards.wording import is_product_of_letters, word_set
+from llmgym.rewards.notation import units
+from llmgym.rewards.notation.expressions import Expression, Number, Quantity
+from llmgym.rewards.notation.lexer import Tokens
+from llmgym.rewards.notation.literals import MAX_DIGITS, ReadingError
+from llmgym.rewards.notation.numerals import HAN_SCALES, SCALES
+from llmgym.rewards.notation.wording import is_product_of_letters, word_set
 
 #: Kinds of token that end a value, so that a unit may stand before them.
 AFTER_VALUES = frozenset({"end", "joint", "relation", "close", "set", "&", "row", "mid", ":"})

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING, cast
 
-from llmgym.rewards import trees
-from llmgym.rewards.expressions import (
+from llmgym.rewards.notation import trees
+from llmgym.rewards.notation.expressions import (
     Bracketed,
     Constant,
     Expression,
@@ -24,14 +24,14 @@ from llmgym.rewards.expressions import (
     Set,
     Words,
 )
-from llmgym.rewards.lexer import Token
-from llmgym.rewards.literals import ReadingError
-from llmgym.rewards.suffixes import AFTER_VALUES
-from llmgym.rewards.symbols import EMPTY, VARIADIC
-from llmgym.rewards.wording import is_product_of_letters, level
+from llmgym.rewards.notation.lexer import Token
+from llmgym.rewards.notation.literals import ReadingError
+from llmgym.rewards.notation.suffixes import AFTER_VALUES
+from llmgym.rewards.notation.symbols import EMPTY, VARIADIC
+from llmgym.rewards.notation.wording import is_product_of_letters, level
 
 if TYPE_CHECKING:
-    from llmgym.rewards.formulas import FormulaParser
+    from llmgym.rewards.notation.formulas import FormulaParser
 
 #: Letters that are functions when brackets touch them.
 _FUNCTION_LETTERS = frozenset("fghFGHP")

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from llmgym.rewards.expressions import Constant, Expression
-from llmgym.rewards.wording import word_set
+from llmgym.rewards.notation.expressions import Constant, Expression
+from llmgym.rewards.notation.wording import word_set
 
 Meaning: TypeAlias = tuple[str, Expression | str | None]
 

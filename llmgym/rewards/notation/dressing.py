@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from llmgym.rewards.arithmetic import plain
-from llmgym.rewards.numerals import plain_digits
+from llmgym.rewards.notation.numerals import plain_digits
 
 # --- Around -----------------------------------------------------------------------------------------------------------
 

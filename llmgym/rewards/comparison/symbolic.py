@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from llmgym.errors import InvalidOptionError, missing_extra
-from llmgym.rewards.expressions import Based, Constant, Expression, Name, Number, Operation, Quantity
+from llmgym.rewards.notation.expressions import Based, Constant, Expression, Name, Number, Operation, Quantity
 
 #: Seconds for one question, and for the start of the process (the import of SymPy).
 DEADLINE = 2.0

@@ -13,10 +13,16 @@ from fractions import Fraction
 from functools import cache
 from typing import NamedTuple
 
-from llmgym.rewards.dressing import plain_signs, without_math_dollars
-from llmgym.rewards.expressions import Based, Constant, Expression, Number
-from llmgym.rewards.literals import ReadingError, decimal, read_based_literal, read_enclosed_based, read_literal
-from llmgym.rewards.symbols import (
+from llmgym.rewards.notation.dressing import plain_signs, without_math_dollars
+from llmgym.rewards.notation.expressions import Based, Constant, Expression, Number
+from llmgym.rewards.notation.literals import (
+    ReadingError,
+    decimal,
+    read_based_literal,
+    read_enclosed_based,
+    read_literal,
+)
+from llmgym.rewards.notation.symbols import (
     COMMANDS,
     CURRENCY_CODES,
     DRESS,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from llmgym.rewards.spans import CJK
+from llmgym.rewards.extraction.spans import CJK
 
 #: Characters before a number that can say something about it.
 NEAR = 64
