@@ -26,6 +26,10 @@ ENVIRONMENTS: dict[str, tuple[str, str]] = {
         "llmgym.envs.copy:CopyEnv",
         "llmgym.envs.copy:CopyVectorEnv",
     ),
+    "llmgym/ReasoningGym-v0": (
+        "llmgym.envs.reasoning_gym:ReasoningGymEnv",
+        "llmgym.envs.reasoning_gym:ReasoningGymVectorEnv",
+    ),
 }
 
 

@@ -377,6 +377,15 @@ def test_a_tower_is_moved_by_the_rules() -> None:
 
 
 @pytest.mark.parametrize(
+    ("moves", "right"),
+    [("RRD", True), ("R R\nD", True), ("RR", False), ("RRDU", True), ("RRDL", True), ("LRRD", False), ("RRRD", False), ("rrd", False), ("RRD!", False), ("", False)],
+)  # fmt: skip
+def test_boxes_are_pushed_by_the_rules(moves: str, right: bool) -> None:
+    board = "+ + + + + +\n+ * @ - X +\n+ - - @ - +\n+ - - X - +\n+ + + + + +"
+    assert is_right("sokoban", moves, metadata={"gamestr": board}) == right
+
+
+@pytest.mark.parametrize(
     ("text", "terms"),
     [
         ("3*x**2*y - 7", {(("x", 2), ("y", 1)): 3, (): -7}),
