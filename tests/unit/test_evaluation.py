@@ -13,8 +13,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmgym.rewards.comparison.equality import Comparison
 from llmgym.rewards.comparison.evaluation import factor_between, is_close, order, same_value, within
-from llmgym.rewards.comparison.exact import Undecided, Work, fold, free_names, power
+from llmgym.rewards.comparison.exact import (
+    Chance,
+    Undecided,
+    Work,
+    canonical_text,
+    fold,
+    free_names,
+    is_derivative,
+    power,
+)
+from llmgym.rewards.comparison.verdicts import STRICT, Leniency
 from llmgym.rewards.notation.expressions import Based, Constant, Expression, Listing, Name, Number, Operation, Quantity
 
 PI, E, IMAGINARY = Constant("pi"), Constant("e"), Constant("i")
@@ -376,6 +387,72 @@ def test_what_has_no_value_is_said_to_have_none(expression: Expression, reason: 
 def test_functions_too_steep_at_some_points_are_compared_at_the_others() -> None:
     assert same_value(pow_(E, pow_(E, add(X, Y))), pow_(E, pow_(E, add(Y, X))))
     assert not same_value(pow_(E, pow_(E, X)), pow_(E, pow_(E, Y)))
+
+
+ENDLESS = op("endless", Number(Fraction("0.99"), "decimal"))
+
+
+def test_an_endless_decimal_is_not_what_is_shown_of_it() -> None:
+    shown = Number(Fraction("0.99"), "decimal")
+    assert Comparison(STRICT).match(ENDLESS, ENDLESS).is_correct
+    for answer, reference in (
+        (ENDLESS, shown),
+        (shown, ENDLESS),
+        (ENDLESS, op("approximately", shown)),
+        (ENDLESS, tree(1)),
+    ):
+        assert Comparison(STRICT).match(answer, reference).reason == "approximate"
+    assert Comparison(Leniency(abs_tol=0.02)).match(ENDLESS, tree(1)).is_correct
+    assert not Comparison(Leniency(abs_tol=0.001)).match(ENDLESS, tree(1)).is_correct
+
+
+@pytest.mark.parametrize("power", [10, 10**3, 10**6, 10**12, 10**40])
+def test_a_piece_of_a_function_is_found_wherever_it_begins(power: int) -> None:
+    hinge = op("max", 0, add(op("abs", X), -power))
+    assert not same_value(add(op("sin", X), hinge), op("sin", X))
+    assert same_value(mul(2, hinge), add(op("abs", X), -power, op("abs", add(op("abs", X), -power))))
+    assert factor_between(add(Y, hinge), Y) == 0
+
+
+def test_points_are_drawn_for_both_trees_in_any_order() -> None:
+    square, other = pow_(X, 2), add(X, 1)
+    drawn = Chance(square, other).whole_point(["x", "y"], 0)
+    assert drawn == Chance(other, square).whole_point(["x", "y"], 0)
+    assert drawn != Chance(square, add(X, 2)).whole_point(["x", "y"], 0)
+    assert len({*drawn.values(), *Chance(square, other).whole_point(["x", "y"], 1).values()}) == 4
+
+
+def test_sums_and_products_are_one_in_any_order_of_their_parts() -> None:
+    assert canonical_text(mul(add(X, 1), Y)) == canonical_text(mul(Y, add(1, X)))
+    assert canonical_text(pow_(X, 2)) != canonical_text(pow_(tree(2), X))  # type: ignore[arg-type]
+    assert canonical_text(X) != canonical_text(Constant("x"))
+    huge = add(pow_(E, 3000), PI)
+    assert same_value(huge, add(PI, pow_(E, 3000)))
+    with pytest.raises(Undecided):
+        same_value(huge, add(pow_(E, 3000), PI, mul(0, X)))
+
+
+@pytest.mark.parametrize(
+    ("quotient", "is_one"),
+    [
+        (op("divide", mul(Name("d"), Y), mul(Name("d"), X)), True),
+        (op("divide", Name("d"), mul(Name("d"), X)), True),
+        (op("divide", neg(mul(pow_(Name("d"), 2), Y)), mul(Name("d"), pow_(X, 2))), True),
+        (op("divide", Name("d"), X), False),
+        (op("divide", mul(X, Name("d")), mul(Y, Name("d"))), False),
+        (op("divide", mul(Name("d"), Y), pow_(X, 2)), False),
+        (mul(Name("d"), X), False),
+    ],
+)
+def test_a_quotient_of_differentials_is_a_derivative(quotient: Expression, is_one: bool) -> None:
+    assert is_derivative(quotient) == is_one
+
+
+def test_long_tails_are_refused_before_they_are_worked_out() -> None:
+    work = Work()
+    with pytest.raises(Undecided):
+        same_value(add(*[op("sin", mul(number, X)) for number in range(300)]), op("sin", X), work)
+    assert work.left > 5_000
 
 
 # --- Processes and threads --------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmgym.rewards import verify
 from llmgym.rewards.notation.expressions import (
     Based,
     Bracketed,
@@ -154,7 +155,7 @@ LITERALS: dict[str, Expression] = {
     "0.333...": number("1/3", "repeating"),
     r"0.1666\ldots": number("1/6", "repeating"),
     "0.1212…": number("4/33", "repeating"),
-    "3.14159...": op("approximately", number("3.14159", "decimal")),
+    "3.14159...": op("endless", number("3.14159", "decimal")),
     "1,234": number(1234),
     "1,234,567.5": number("1234567.5", "decimal"),
     "1{,}234": number(1234),
@@ -699,3 +700,80 @@ def test_fractions_in_any_clothes(value: Fraction) -> None:
             f"({above})/({below})",
         ]
         assert all(parse(text) == number(str(value), "fraction") for text in texts)
+
+
+# --- What is the same, and what is not --------------------------------------------------------------------------------
+
+#: Each pair is the same both ways.
+EQUAL = [
+    # an exponent or an index is one letter
+    (r"\frac{e^x y}{2}", r"\frac{e^xy}{2}"), ("e^{x+y}", "e^xe^y"), ("a^m b^n", "a^mb^n"), ("x e^x", "e^xx"), ("2^n n!", "2^nn!"),
+    ("e^{-x}y", "e^-xy"), ("a_n b_n", "a_nb_n"), (r"x^m y^n", r"x^my^n"), ("e^{pi}", "e^pi"), ("x^{12}", "x^12"), ("x_{12}", "x_12"),
+    ("x_{max}", "x_max"), (r"3\times 10^{12}", r"3\times 10^12"), ("2^{x}", "2^x"),
+    # functions and factors
+    (r"\pi(x+1)", r"\pi x+\pi"), (r"\lambda(x-1)", r"\lambda x-\lambda"), ("x(x+1)", "x^2+x"), ("y(x)=2x+1", "2x+1"),
+    (r"\phi(n)+1", r"1+\phi(n)"), ("u(t)+1", "1+u(t)"), ("E[X]+1", "1+E[X]"), ("Var(X)+1", "1+Var(X)"), (r"\operatorname{Var}(X)", "Var(X)"), ("2i(3)", "6i"),
+    # conditions
+    (r"x>2 \land x<5", "2<x<5"), (r"x=1 \lor x=2", "x=1 or x=2"),
+    # vectors
+    (r"\vec{a}+\vec b", r"\vec b+\vec a"), (r"2\mathbf{i}+3\mathbf{j}", r"3\mathbf{j}+2\mathbf{i}"), (r"\mathbf{x}", "x"),
+    (r"2\vec a", r"\vec a\cdot 2"), (r"|\vec a||\vec b|", r"|\vec b||\vec a|"), ("P r^T", "r^T P"), ("2^T x", "2^{T}x"),
+    # words
+    ("n choose 2", r"\binom{n}{2}"), ("(n+1) choose 2", r"\binom{n+1}{2}"), ("12 choose 5", "792"), ("does not exist", "DNE"),
+    (r"\text{DNE}", "The limit does not exist."), ("doesn't exist", "dne"),
+]  # fmt: skip
+
+#: Each pair differs both ways.
+UNEQUAL = [
+    (r"\frac{e^{xy}}{2}", r"\frac{e^xy}{2}"), ("a^{bc}", "a^bc"), (r"\pi r^{nh}", r"\pi r^nh"), ("a_{nm}", "a_nm"), ("e^{-xy}", "e^-xy"),
+    ("x^{my^n}", "x^my^n"), ("foo_{1}2", "foo_{12}"), (r"\text{foo}^{12}", r"\text{foo}^{1}2"), ("value^{2}3", "value^{23}"),
+    (r"\sqrt{foo}bar", r"\sqrt{foobar}"), (r"\frac{foo}{bar}", r"\frac{foob}{ar}"), (r"word\cdot other", r"word\times other"),
+    (r"\alpha^{12}", r"\alpha^1 2"), ("2^{nn!}", "2^nn!"),
+    ("24", r"\Gamma(5)"), (r"\sqrt\pi", r"\Gamma(1/2)"), (r"\pi^2/6", r"\zeta(2)"), (r"\phi(n)", r"n\phi"), (r"\sigma(6)", r"6\sigma"),
+    ("u(t)", "ut"), ("E[X^2]", "E[X]^2"), ("P(A)", "PA"), ("Var(X^2)", "Var(X)^2"), ("Var(2X)", "2Var(X)"),
+    (r"\text{Var}(X)", r"\text{Var}(x)"), ("Cov(X,Y)", "X Cov Y"), ("3", "Re(3+4i)"), ("tr(A)", "A tr"), (r"\mu(n)", r"n\mu"),
+    (r"p\land q", r"p\lor q"), ("p∧q", "p∨q"), (r"(p\land q)", r"(p\lor q)"), (r"p\land q\lor r", r"p\lor q\land r"),
+    (r"\vec a\cdot\vec b", r"\vec a\times\vec b"), (r"\mathbf a\times\mathbf b", r"\mathbf b\times\mathbf a"), ("A^T B", "B A^T"),
+    (r"\mathbf{M}\mathbf{N}", r"\mathbf{N}\mathbf{M}"), (r"\boldsymbol{a}\cdot\boldsymbol{b}", r"\boldsymbol{a}\times\boldsymbol{b}"),
+    ("x^T A x", "x A x^T"), (r"\vec a\cdot(\vec b+\vec c)", r"\vec a\times(\vec b+\vec c)"), (r"A^{\mathsf T}B", r"BA^{\mathsf T}"),
+    ("n choose 3", r"\binom{n}{2}"), ("undefined", "DNE"), ("exists", "DNE"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "other"), EQUAL)
+def test_equal(one: str, other: str) -> None:
+    assert verify(f"<answer>{one}</answer>", other)
+    assert verify(f"<answer>{other}</answer>", one)
+
+
+@pytest.mark.parametrize(("one", "other"), UNEQUAL)
+def test_unequal(one: str, other: str) -> None:
+    assert not verify(f"<answer>{one}</answer>", other)
+    assert not verify(f"<answer>{other}</answer>", one)
+    assert verify(f"<answer>{one}</answer>", one)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [r"\frac{value^{2}3}{2}", r"\text{foo}^{12}", "value^{2}3", "foo_{12}", r"\Gamma(5)", r"\zeta(x)", r"\phi(12)", r"p\land q",
+     r"\vec a\cdot\vec b", r"\mathbf{A}\mathbf{B}", "A^T B", r"\sqrt{foobar}", r"\frac{x^12}{2}", r"\frac{x_12}{2}", r"word \times other"],
+)  # fmt: skip
+def test_notation_that_nobody_here_can_read_is_no_words(text: str) -> None:
+    assert parse(text) == Unreadable("not_understood")
+
+
+@pytest.mark.parametrize("text", ["snake_case", "about 42^\\circ", r"\overline{AB} word", "well-known"])
+def test_words_with_signs_are_words(text: str) -> None:
+    assert isinstance(parse(text), Words)
+
+
+def test_a_product_in_an_exponent_needs_braces() -> None:
+    assert parse("a^bc") == times(power("a", "b"), "c")
+    assert parse("a^{bc}") == power("a", times("b", "c"))
+    assert parse(r"\frac{x^my^n}{2}") == op("divide", times(power("x", "m"), power("y", "n")), 2)
+    assert parse("v_max") == Name("v_max")
+
+
+def test_accented_words_are_one_word() -> None:
+    assert parse("élève") == Words("élève")
+    assert parse("señor año") == Words("señor año")

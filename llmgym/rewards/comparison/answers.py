@@ -7,6 +7,7 @@ as trees (``notation``) and compared by ``equality``. Nothing raises on any text
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -25,6 +26,8 @@ __all__ = ["STRICT", "Leniency", "Match", "Reference", "Status", "answers_equal"
 #: A literal as most answers are written, and the most characters of one that is read here.
 _PLAIN = re.compile(r"([-+]?)([0-9]+)(?:\.([0-9]+)|/([0-9]+))?")
 _MAX_PLAIN = 100
+#: A whole number with one letter that does not scale it.
+_DRESSED = re.compile(r"([-+]?[0-9]{1,18}) ?[^\W\d_十百千万萬亿億兆半倍成折]")
 #: Numerator and denominator, not in lowest terms: two of them are compared by two products.
 _Quotient: TypeAlias = tuple[int, int]
 
@@ -91,7 +94,13 @@ class Reference:
         return Reference, (self.text,)
 
 
-_read_reference = lru_cache(maxsize=4096)(Reference)
+#: Longer references are read anew each time, so that what is kept is bounded.
+_MAX_KEPT = 1_024
+_kept_reference = lru_cache(maxsize=4096)(Reference)
+
+
+def _read_reference(text: str) -> Reference:
+    return _kept_reference(text) if len(text) <= _MAX_KEPT else Reference(text)
 
 
 def compare(answer: str, reference: str | Reference, leniency: Leniency = STRICT) -> Match:
@@ -119,8 +128,13 @@ def compare(answer: str, reference: str | Reference, leniency: Leniency = STRICT
         return incorrect("no_answer")
     if tidy == reference.tidy:
         return _SAME_TEXT
-    if reference.number is not None and (number := _plain_number(tidy)) is not None:
-        return _numbers(number, reference.number, leniency)
+    if reference.number is not None:
+        if (number := _plain_number(tidy)) is not None:
+            return _numbers(number, reference.number, leniency)
+        if (dressed := _DRESSED.fullmatch(tidy)) and not leniency.has_tolerance:
+            above, below = reference.number
+            if int(dressed[1]) * below != above:  # another number, whatever the letter stands for: no need to read it
+                return _DIFFERENT_VALUE
     if reference.choice is not None:
         chosen = words.choice(tidy)
         return _SAME_TEXT if chosen == reference.choice else incorrect("different_choice")
@@ -160,11 +174,22 @@ def answers_equal(answer: str, reference: str | Reference, **leniency: Any) -> b
         >>> answers_equal("0.333", "1/3", rel_tol=0.01)
         True
     """
-    return compare(answer, reference, _leniency(**leniency) if leniency else STRICT).is_correct
+    return compare(answer, reference, make_leniency(leniency)).is_correct
 
 
-def _leniency(**leniency: Any) -> Leniency:
-    for name in leniency:
+def make_leniency(options: Mapping[str, Any]) -> Leniency:
+    """A :class:`Leniency` from keyword arguments.
+
+    Raises:
+        InvalidOptionError: If one is unknown or not valid.
+
+    Example:
+        >>> make_leniency({}) is STRICT, make_leniency({"abs_tol": 0.01}).has_tolerance
+        (True, True)
+    """
+    if not options:
+        return STRICT
+    for name in options:
         if name not in Leniency.__slots__:
-            raise unknown_name("an argument of Leniency", name, Leniency.__slots__)
-    return Leniency(**leniency)
+            raise unknown_name("a leniency", name, Leniency.__slots__)
+    return Leniency(**options)

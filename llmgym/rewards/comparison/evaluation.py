@@ -2,8 +2,11 @@
 
 :func:`same_value` works in stages: both sides are folded (each rational part worked out with exact fractions); if
 something irrational is left, both are evaluated to 55 digits beyond the length of their literals and the span of their
-magnitudes; if names are free, at several points for each, derived from the name alone. What is too large for that is
-still equal where it is one operation on equal operands.
+magnitudes; if names are free, at several points, drawn for these two trees. What is too large for that is still equal
+where it is one operation on equal operands.
+
+A logarithm without a base is read as the natural one or, in all of both trees, as the common one: whichever makes them
+equal, as mathematicians and engineers each write it.
 """
 
 from __future__ import annotations
@@ -11,11 +14,23 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Protocol
 
-from llmgym.rewards.comparison.exact import Rational, Undecided, Work, as_tree, at_whole_point, fold, free_names
-from llmgym.rewards.notation.expressions import Expression, Operation
+from llmgym.rewards.comparison.exact import (
+    Chance,
+    Rational,
+    Undecided,
+    Work,
+    as_tree,
+    at_whole_point,
+    canonical_text,
+    fold,
+    free_names,
+    walk,
+)
+from llmgym.rewards.notation.expressions import Expression, Number, Operation
 
 #: For trees too large to be worked out as a whole.
 _WORK_ON_PARTS = 2_000
+_TEN = Number(Fraction(10), "integer")
 
 
 class _ManyDigits(Protocol):
@@ -52,11 +67,30 @@ def same_value(left: Expression, right: Expression, work: Work | None = None) ->
     """
     work = work or Work()
     try:
-        return _same_value(left, right, work)
+        if _same_value(left, right, work):
+            return True
+        common = _with_common_logarithms(left), _with_common_logarithms(right)
+        return common != (left, right) and _same_value(*common, work)
     except Undecided as undecided:
         if undecided.reason == "too_large" and _same_parts(left, right, Work(_WORK_ON_PARTS)):
             return True
+        if undecided.reason == "unsupported" and canonical_text(left) == canonical_text(right):
+            return True
         raise
+
+
+def _with_common_logarithms(tree: Expression) -> Expression:
+    """The tree with 10 as the base of each logarithm that has none, which is natural otherwise."""
+    if not any(isinstance(node, Operation) and node.name == "log" and len(node.operands) == 1 for node in walk(tree)):
+        return tree
+    return _based(tree)
+
+
+def _based(tree: Expression) -> Expression:
+    if not isinstance(tree, Operation):
+        return tree
+    operands = tuple(map(_based, tree.operands))
+    return Operation(tree.name, (*operands, _TEN) if tree.name == "log" and len(operands) == 1 else operands)
 
 
 def _same_parts(left: Expression, right: Expression, work: Work) -> bool:
@@ -79,13 +113,17 @@ def _same_value(left: Expression, right: Expression, work: Work) -> bool:
     first, second = fold(left, work), fold(right, work)
     if isinstance(first, (int, Fraction)) and isinstance(second, (int, Fraction)):
         return first == second
-    if first == second:
+    if first == second or canonical_text(as_tree(first)) == canonical_text(as_tree(second)):
         return True
-    if not free_names(first, second):
+    names = free_names(first, second)
+    if not names:
         return _many_digits().same_number(as_tree(first), as_tree(second), work)
+    chance = Chance(first, second)
     for index in range(2):
-        # 64 random bits: two rational functions that agree there are one, but for a chance of degree / 2 ** 64.
-        one, other = at_whole_point(first, index, work), at_whole_point(second, index, work)
+        # Two rational functions that are not one agree at a number drawn from 2 ** 63 with a chance of at most the sum
+        # of their degrees / 2 ** 63. It is drawn from a digest of both: no tree can be written to meet the other there.
+        point = chance.whole_point(names, index)
+        one, other = at_whole_point(first, point, work), at_whole_point(second, point, work)
         if one is None or other is None:
             return _many_digits().same_function(as_tree(first), as_tree(second), work)
         if one != other:
@@ -103,12 +141,20 @@ def factor_between(left: Expression, right: Expression, work: Work | None = None
         Undecided: If that could not be found out.
     """
     work = work or Work()
+    factor = _factor_between(left, right, work)
+    common = _with_common_logarithms(left), _with_common_logarithms(right)
+    return factor if factor or common == (left, right) else _factor_between(*common, work)
+
+
+def _factor_between(left: Expression, right: Expression, work: Work) -> int:
     first, second = fold(left, work), fold(right, work)
     if not free_names(first) or not free_names(second):
         return 0
     ratios: list[Rational] = []
+    names, chance = free_names(first, second), Chance(first, second)
     for index in range(3):
-        one, other = at_whole_point(first, index, work), at_whole_point(second, index, work)
+        point = chance.whole_point(names, index)
+        one, other = at_whole_point(first, point, work), at_whole_point(second, point, work)
         if one is None or other is None:
             return _many_digits().factor_between(as_tree(first), as_tree(second), work)
         if one == 0 or other == 0:

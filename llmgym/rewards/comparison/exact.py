@@ -6,7 +6,6 @@ here takes long, whatever the tree. What cannot be decided is said to be so (:cl
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -40,7 +39,7 @@ class Work:
 
     __slots__ = ("left",)
 
-    def __init__(self, steps: float = 12_000) -> None:
+    def __init__(self, steps: float = 14_000) -> None:
         self.left = steps
 
     def spend(self, steps: float) -> None:
@@ -78,7 +77,7 @@ def fold(tree: Expression, work: Work, depth: int = 0) -> Rational | Expression:
             raise Undecided("too_large")
         if tree.name == "determinant":
             return fold(_expanded_determinant(tree), work, depth + 1)
-        if len(tree.operands) not in _ARITY.get(tree.name, _ANY_NUMBER):
+        if len(tree.operands) not in _ARITY.get(tree.name, _ANY_NUMBER) or is_derivative(tree):
             raise Undecided("unsupported")
         operands = [fold(operand, work, depth + 1) for operand in tree.operands]
         rule = _EXACT.get(tree.name)
@@ -307,6 +306,10 @@ def _least_multiple(values: Sequence[int], work: Work) -> int:
     return multiple
 
 
+#: Operations whose operands may stand in any order.
+_COMMUTATIVE = frozenset({"add", "multiply", "max", "min", "gcd", "lcm"})
+#: The sign of a differential; as a name by itself, it is one like any other.
+_D = Name("d")
 _HUNDRED = Number(Fraction(100), "integer")
 #: One degree, in radians.
 DEGREE = Operation("divide", (Constant("pi"), Number(Fraction(180), "integer")))
@@ -322,7 +325,29 @@ def is_opaque(tree: Expression) -> bool:
 
 def opaque_name(tree: Expression) -> str:
     """What tells one unknown number from another."""
-    return tree.name if isinstance(tree, Name) else repr(tree)
+    if isinstance(tree, Name):
+        return tree.name
+    try:
+        return canonical_text(tree)
+    except Undecided:  # f of a point, of a set
+        return repr(tree)
+
+
+def is_derivative(tree: Expression) -> bool:
+    """Whether a quotient is no quotient: ``dy/dx``, ``d^2 y/dx^2``, ``d/dx``."""
+    if not isinstance(tree, Operation) or tree.name != "divide" or len(tree.operands) != 2:
+        return False
+    above, below = map(_factors, tree.operands)
+    return _D in below[:-1] and any(
+        factor == _D or (isinstance(factor, Operation) and factor.name == "power" and factor.operands[0] == _D)
+        for factor in above
+    )
+
+
+def _factors(tree: Expression) -> tuple[Expression, ...]:
+    while isinstance(tree, Operation) and tree.name == "negate":
+        (tree,) = tree.operands
+    return tree.operands if isinstance(tree, Operation) and tree.name == "multiply" else (tree,)
 
 
 def walk(tree: Expression) -> Iterator[Expression]:
@@ -348,14 +373,58 @@ def free_names(*trees: Rational | Expression) -> list[str]:
     return sorted({opaque_name(node) for node in nodes if is_opaque(node)})
 
 
-@functools.lru_cache(maxsize=1024)
-def fixed_number(name: str, index: int) -> int:
-    """128 bits that belong to a name and an index: the same in every process."""
-    return int.from_bytes(hashlib.sha256(f"{name}\n{index}".encode("utf-8", "surrogatepass")).digest()[:16], "big")
+def canonical_text(tree: Expression, depth: int = 0) -> str:
+    """A text that two trees share exactly where they are one, but for the order of terms and factors.
+
+    Raises:
+        Undecided: If the tree is too deep.
+
+    Example:
+        >>> x, y = Name("x"), Name("y")
+        >>> canonical_text(Operation("add", (x, y))) == canonical_text(Operation("add", (y, x)))
+        True
+    """
+    if depth > MAX_DEPTH:
+        raise Undecided("too_large")
+    if isinstance(tree, Number):
+        return f"{tree.value.numerator:x}/{tree.value.denominator:x}"  # decimal digits would take quadratic time
+    if isinstance(tree, Operation):
+        parts = [canonical_text(operand, depth + 1) for operand in tree.operands]
+        if tree.name in _COMMUTATIVE:
+            parts.sort()
+        return f"{tree.name}({','.join(parts)})"
+    if isinstance(tree, Quantity):
+        return f"{tree.unit!r}({canonical_text(tree.value, depth + 1)})"
+    if isinstance(tree, (Name, Constant, Based)):
+        return repr(tree)
+    raise Undecided("unsupported")
 
 
-def at_whole_point(tree: Rational | Expression, index: int, work: Work) -> Rational | None:
-    """The exact value of a rational function at one whole number of 64 bits for each name.
+class Chance:
+    """Numbers drawn for the comparison of two trees, the same in every process.
+
+    They depend on both trees, so that nobody can write a tree that vanishes wherever it is looked at.
+    """
+
+    __slots__ = ("_seed",)
+
+    def __init__(self, left: Rational | Expression, right: Rational | Expression) -> None:
+        both = "\n".join(sorted((canonical_text(as_tree(left)), canonical_text(as_tree(right)))))
+        self._seed = hashlib.sha256(both.encode("utf-8", "surrogatepass"))
+
+    def number(self, name: str, index: int | str) -> int:
+        """128 bits that belong to a name and an index."""
+        digest = self._seed.copy()
+        digest.update(f"\n{name}\n{index}".encode("utf-8", "surrogatepass"))
+        return int.from_bytes(digest.digest()[:16], "big")
+
+    def whole_point(self, names: Sequence[str], index: int) -> dict[str, int]:
+        """An odd number of 64 bits for each name."""
+        return {name: (self.number(name, index) >> 64) | 1 for name in names}
+
+
+def at_whole_point(tree: Rational | Expression, point: dict[str, int], work: Work) -> Rational | None:
+    """The exact value of a rational function at a whole number for each name.
 
     Returns:
         The value; ``None`` where the folded ``tree`` is no rational function, or too large to be worked out exactly.
@@ -368,18 +437,18 @@ def at_whole_point(tree: Rational | Expression, index: int, work: Work) -> Ratio
     if isinstance(tree, Number):
         return _plain(tree.value)
     if isinstance(tree, Name):
-        return (fixed_number(tree.name, index) >> 64) | 1
+        return point[tree.name]
     if not isinstance(tree, Operation):
         return None
     if is_opaque(tree):
-        return (fixed_number(opaque_name(tree), index) >> 64) | 1
+        return point[opaque_name(tree)]
     if tree.name not in ("add", "multiply", "divide", "negate", "power"):
         return None
     if tree.name == "power" and not (isinstance(tree.operands[1], Number) and tree.operands[1].value.denominator == 1):
         return None
     values: list[Rational] = []
     for operand in tree.operands:
-        value = at_whole_point(operand, index, work)
+        value = at_whole_point(operand, point, work)
         if value is None:
             return None
         values.append(value)

@@ -3,7 +3,8 @@
 Rounding is kept from deciding anything: after each step, what is nothing but the rounding of larger operands is set to
 zero (``sqrt(2)^2 - 2`` is 0, and so is the imaginary part of a real number that was reached through complex ones); the
 digits grow with the length of the literals and with the span of the magnitudes met on the way (``e^1000 + 1`` and
-``e^1000`` differ); and two numbers that are nearly equal are evaluated again with twice the digits.
+``e^1000`` differ); two numbers that are nearly equal are evaluated again with twice the digits; and where something
+tiny or huge was met, equal ones have to agree over four times the span (``cos(e^-140)`` is 1 but for its square).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from llmgym.rewards.notation.expressions import Constant, Expression, Number, Op
 
 #: Bits of every evaluation (70 digits), and the most that long literals and large spans may make of them.
 BASE_PRECISION = 233
-MAX_PRECISION = 6_000
+MAX_PRECISION = 6_100
 #: Bits at the end that rounding may spoil: what is smaller than its operands by all others is zero.
 _ROUNDING = 40
 #: Bits that two equal numbers may differ in: 183 of 233 have to agree, 55 digits.
@@ -29,8 +30,15 @@ _SLACK = 50
 #: agree in almost as many more, only rounding had been between them.
 _NEAR = 80
 _ADDED = 256
+#: A span of magnitudes beyond which equal numbers are evaluated once more, and the multiple of it to be covered then.
+_WIDE = 24
+_COVERED = 4
+#: Bits fewer where only branches are told apart: they differ by more than a few digits.
+FEWER = 100
 #: The largest exponent of two that an exponential may reach, and the largest argument of the gamma function.
 _MAX_EXPONENT = 5_000
+#: Whole powers up to this are products, which cost next to nothing.
+_MAX_PRODUCT = 1_024
 _MAX_GAMMA = 200
 #: Beyond this the first gamma function takes tens of milliseconds: its series is worked out for each precision anew.
 _MAX_GAMMA_PRECISION = BASE_PRECISION + 96
@@ -39,10 +47,12 @@ _MAX_GAMMA_PRECISION = BASE_PRECISION + 96
 Value: TypeAlias = Any
 
 # Constants are kept by mpmath in module state that two threads may not extend at once. The lock of the import makes
-# one thread compute them, to more digits than are ever asked for here.
+# one thread compute them, to more digits than are ever asked for here: functions of large arguments ask for twice ours.
 _WARM = mpmath.mp.clone()
-_WARM.prec = 3 * MAX_PRECISION
-_CONSTANTS = [+constant for constant in (_WARM.pi, _WARM.e, _WARM.ln2, _WARM.ln10)]
+_WARM.prec = 2 * MAX_PRECISION
+_CONSTANTS = [+constant for constant in (_WARM.pi, _WARM.ln2)]
+_WARM.prec = MAX_PRECISION + 64
+_CONSTANTS.append(+_WARM.e)
 
 _local = threading.local()
 
@@ -65,9 +75,12 @@ class Evaluation:
         self.work = work
         self.price = (precision / BASE_PRECISION) ** 1.7
         self.low = self.high = 0
+        self.has_left_reals = False
+        self.left_reals: list[bool] = []  # of each tree: whether a real number in it became complex, as the root of -2
 
     def value(self, tree: Expression) -> Value:
         """The value of a folded tree."""
+        self.work.spend(_LEAF)
         if isinstance(tree, Number):
             value = tree.value
             number = self.context.mpf(value.numerator)
@@ -85,13 +98,18 @@ class Evaluation:
         operands = [self.value(operand) for operand in tree.operands]
         if tree.name not in _RULES:
             raise Undecided("unsupported")
+        if tree.name == "power" and self.point and not operands[0] and not isinstance(tree.operands[1], Number):
+            raise Undecided("unsupported")  # 0^x is 1 where x is 0, and so singles out one point
         rule, price = _RULES[tree.name]
         if price < _ARITHMETIC:
             self.work.spend(price * max(1, len(operands) - 1))
         else:
             self.work.spend(price * self.price)
         try:
-            return rule(self, operands)
+            value = rule(self, operands)
+            if type(value) is self.context.mpc and not any(type(one) is self.context.mpc for one in operands):
+                self.has_left_reals = True
+            return value
         except (ZeroDivisionError, ValueError, OverflowError, mpmath.libmp.NoConvergence):
             raise Undecided("undefined") from None
 
@@ -187,8 +205,9 @@ class Evaluation:
         if not exponent:
             return self.context.one
         whole = self.whole(exponent)
-        if whole is not None and abs(whole) <= 64:
+        if whole is not None and abs(whole) <= _MAX_PRODUCT:
             return self.settle(base**whole)
+        self.work.spend(34 * self.price)
         if whole is None and not isinstance(base, self.context.mpc) and base < 0:
             fraction = self.simple_fraction(exponent)
             if fraction is not None and fraction.denominator % 2:
@@ -266,6 +285,7 @@ class Evaluation:
         argument = self.snapped(argument)
         if abs(argument) > _MAX_GAMMA or self.precision > _MAX_GAMMA_PRECISION:
             raise Undecided("too_large")
+        self.work.spend((20 if self.whole(argument) is not None else 200) * self.price)
         return self.settle(self.context.gamma(argument))
 
     def binomial(self, operands: Sequence[Value]) -> Value:
@@ -328,13 +348,14 @@ def _arccot(evaluation: Evaluation, operands: Sequence[Value]) -> Value:
 _Rule: TypeAlias = Callable[[Evaluation, Sequence[Value]], Value]
 #: What costs less is arithmetic, whose price hardly grows with the precision.
 _ARITHMETIC = 10
+_LEAF = 2
 #: Rule, and price in steps of :class:`Work` at the base precision.
 _RULES: dict[str, tuple[_Rule, int]] = {
     "add": (Evaluation.add, 6),
     "multiply": (Evaluation.multiply, 6),
     "divide": (Evaluation.divide, 7),
     "negate": (Evaluation.negate, 2),
-    "power": (Evaluation.power, 40),
+    "power": (Evaluation.power, 8),
     "root": (Evaluation.root, 3),
     "exp": (Evaluation.exp, 20),
     "log": (Evaluation.log, 30),
@@ -344,8 +365,8 @@ _RULES: dict[str, tuple[_Rule, int]] = {
     "max": (Evaluation.max, 3),
     "min": (Evaluation.min, 3),
     "mod": (Evaluation.mod, 9),
-    "factorial": (Evaluation.factorial, 300),
-    "binomial": (Evaluation.binomial, 300),
+    "factorial": (Evaluation.factorial, 9),
+    "binomial": (Evaluation.binomial, 9),
     "sin": (_function("sin"), 25),
     "cos": (_function("cos"), 25),
     "tan": (_quotient("sin", "cos"), 60),
@@ -382,6 +403,22 @@ def _literal_bits(trees: Sequence[Expression]) -> int:
 Point: TypeAlias = dict[str, tuple[int, int]]
 
 
+def afford(trees: Sequence[Expression], times: int, work: Work) -> None:
+    """Refuse at once what could not be paid for in the end.
+
+    Raises:
+        Undecided: If evaluating the trees so many times costs more than is left.
+    """
+    price = sum(
+        _LEAF + (_RULES[node.name][1] * max(1, len(node.operands) - 1) if node.name in _RULES else 0)
+        for tree in trees
+        for node in walk(tree)
+        if isinstance(node, Operation)
+    )
+    if price * times > work.left:
+        raise Undecided("too_large")
+
+
 def evaluate(trees: Sequence[Expression], point: Point, work: Work, extra: int = 0) -> tuple[Evaluation, list[Value]]:
     """Values at a precision that covers every magnitude met on the way."""
     literal_bits = _literal_bits(trees)
@@ -393,7 +430,10 @@ def evaluate(trees: Sequence[Expression], point: Point, work: Work, extra: int =
         failure: Undecided | None = None
         values: list[Value] = []
         try:
-            values = [evaluation.value(tree) for tree in trees]
+            for tree in trees:
+                evaluation.has_left_reals = False
+                values.append(evaluation.value(tree))
+                evaluation.left_reals.append(evaluation.has_left_reals)
         except Undecided as undecided:
             if undecided.reason != "undefined":
                 raise
@@ -407,24 +447,45 @@ def evaluate(trees: Sequence[Expression], point: Point, work: Work, extra: int =
         precision = needed
 
 
-def agreement(evaluation: Evaluation, one: Value, other: Value) -> int:
+def evaluate_widely(trees: Sequence[Expression], point: Point, work: Work) -> tuple[Evaluation, list[Value]]:
+    """As :func:`evaluate`, at a multiple of the span where something tiny or huge is met."""
+    evaluation, values = evaluate(trees, point, work)
+    span = evaluation.high - evaluation.low
+    return (evaluation, values) if span <= _WIDE else evaluate(trees, point, work, extra=(_COVERED - 1) * span)
+
+
+def agreement(evaluation: Evaluation, one: Value, other: Value, precision: int | None = None) -> int:
     """Leading bits in which two values agree; the precision where they agree in all that count."""
+    if precision is None:
+        precision = evaluation.precision
     magnitudes = evaluation.magnitude(one), evaluation.magnitude(other)
     off = evaluation.magnitude(one - other)
     if off is None:
-        return evaluation.precision
+        return precision
     if magnitudes[0] is None or magnitudes[1] is None:
         return 0  # what is only rounding has been set to zero before
     agreed = max(magnitudes[0], magnitudes[1]) - off
-    return evaluation.precision if agreed > evaluation.precision - _SLACK else agreed
+    return precision if agreed > precision - _SLACK else agreed
 
 
-def same_at(trees: Sequence[Expression], point: Point, work: Work) -> bool:
-    """Whether two trees have one value at a point."""
-    evaluation, (one, other) = evaluate(trees, point, work)
+def same_at(trees: Sequence[Expression], point: Point, work: Work, *, is_far: bool = False) -> bool:
+    """Whether two trees have one value at a point.
+
+    Far away, where coordinates alone make large spans, these are not covered once more and fewer digits do; and two
+    functions also agree where neither is real: ``ln(1 - x)`` beyond 1.
+    """
+    evaluation, (one, other) = evaluate(trees, point, work, extra=-FEWER if is_far else 0)
+    if is_far and all(evaluation.left_reals):
+        return True
     agreed = agreement(evaluation, one, other)
-    if not _NEAR < agreed < evaluation.precision:
-        return agreed == evaluation.precision
+    if agreed == evaluation.precision:
+        span = evaluation.high - evaluation.low
+        if is_far or span <= _WIDE:
+            return True
+        evaluation, (one, other) = evaluate(trees, point, work, extra=(_COVERED - 1) * span)
+        return agreement(evaluation, one, other) == evaluation.precision
+    if agreed <= _NEAR:
+        return False
     evaluation, (one, other) = evaluate(trees, point, work, extra=_ADDED)
     return agreement(evaluation, one, other) > agreed + _ADDED - _SLACK
 

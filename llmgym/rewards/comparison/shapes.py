@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 from llmgym.rewards.comparison.evaluation import is_close
-from llmgym.rewards.comparison.exact import Undecided, Work, free_names, is_opaque, walk
+from llmgym.rewards.comparison.exact import Undecided, Work, free_names, is_derivative, is_opaque, walk
 from llmgym.rewards.notation.expressions import (
     Based,
     Bracketed,
@@ -67,7 +67,7 @@ def is_worked_out(tree: Expression) -> bool:
 
 
 def is_label(tree: Expression) -> bool:
-    """What may stand on one side of an equation to name the value on the other: ``x``, ``f(x)``, ``AB``, "the area"."""
+    """What may name the value on the other side of an equation: ``x``, ``f(x)``, ``dy/dx``, ``AB``, "the area"."""
     if isinstance(tree, Words):
         said = tree.text.split()
         return 0 < len(said) <= 5 and _UNSAYING.isdisjoint(said) and not any(map(str.isdigit, tree.text))
@@ -75,7 +75,7 @@ def is_label(tree: Expression) -> bool:
         return all(isinstance(item, Name) for item in tree.items)
     if isinstance(tree, Operation) and tree.name == "multiply" and len(tree.operands) in (2, 3):
         return all(isinstance(one, Name) and len(one.name) == 1 and one.name.isupper() for one in tree.operands)
-    return is_opaque(tree)
+    return is_opaque(tree) or is_derivative(tree)
 
 
 def is_order(tree: Expression) -> bool:
@@ -219,7 +219,12 @@ def is_approximate(tree: Expression) -> bool:
     """Whether a tree says of itself that it is not exact: ``≈ 42``, ``x ≈ 42``."""
     if isinstance(tree, Relation):
         return "~" in tree.signs
-    return isinstance(tree, Operation) and tree.name == "approximately"
+    return isinstance(tree, Operation) and tree.name in ("approximately", "endless")
+
+
+def is_endless(tree: Expression) -> bool:
+    """Whether a tree is a decimal that goes on beyond the digits shown: ``3.14...`` is neither 3.14 nor a rounding."""
+    return isinstance(tree, Operation) and tree.name == "endless"
 
 
 def approximated(tree: Expression) -> Expression:
@@ -332,7 +337,12 @@ def without_indices(tree: Expression) -> Listing | None:
 
 
 def bracket_kinds(tree: Bracketed) -> tuple[str, str]:
-    """Open ends as ``(`` and ``)``, whoever writes them, and so angle brackets; closed ends as they are."""
+    """Open ends as ``(`` and ``)``, whoever writes them, and so angle brackets; closed ends as they are.
+
+    Three or more members are no interval: square brackets around them are those of a vector, as round ones are.
+    """
+    if len(tree.items) > 2 and (tree.left, tree.right) == ("[", "]"):
+        return "(", ")"
     return ("[" if tree.left == "[" else "("), ("]" if tree.right == "]" else ")")
 
 

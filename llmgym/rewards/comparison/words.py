@@ -12,6 +12,7 @@ _LETTERS = frozenset("ABCDEFGH")
 # --- Levelling --------------------------------------------------------------------------------------------------------
 
 _MATH_SIGNS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
+_MATH_STARTS = ("$", "\\")
 
 
 #: Signs that end a proof or cheer; those that doubt or refuse (``❓``, ``❌``) are none of them.
@@ -39,7 +40,7 @@ def tidy(text: str) -> str:
     text = _without_marks(text.strip())
     if text[-1:] in ".。" and text[-2:-1] != text[-1:]:
         text = _without_marks(text[:-1].rstrip())
-    for opening, closing in _MATH_SIGNS:
+    for opening, closing in _MATH_SIGNS if text[:1] in _MATH_STARTS else ():
         inner = text[len(opening) : -len(closing)]
         is_wrapped = text.startswith(opening) and text.endswith(closing) and len(text) > len(opening + closing)
         unescaped = inner.replace("\\$", "")

@@ -11,6 +11,8 @@ from llmgym.rewards.notation.numerals import plain_digits
 
 _PAIRS = {'"': '"', "“": "”", "‘": "’", "「": "」", "『": "』", "`": "`", "'": "'", "*": "*", "_": "_"}
 _MAX_LAYERS = 3
+#: At the ends of an answer, where they mean nothing. A backslash alone has lost the space behind it.
+_TEX_SPACES = ("\\ ", "\\,", "\\;", "\\:", "\\!", "\\quad", "\\qquad")
 
 
 def undressed(text: str) -> str:
@@ -19,7 +21,7 @@ def undressed(text: str) -> str:
     >>> undressed(" **42** "), undressed('"42"')
     ('42', '42')
     """
-    text = text.strip()
+    text = _without_tex_spaces(text) if "\\" in text else text.strip()
     for _ in range(_MAX_LAYERS):
         if text[:2] in ("**", "__") and (close := text.find(text[:2], 2)) > 0:
             text = (text[2:close] + text[close + 2 :]).strip()
@@ -38,10 +40,32 @@ def undressed(text: str) -> str:
     return text
 
 
+def _without_tex_spaces(text: str) -> str:
+    """``text`` without space at its ends, that of TeX included.
+
+    >>> _without_tex_spaces("\\\\; 5 \\\\ "), _without_tex_spaces("1 \\\\\\\\")
+    ('5', '1 \\\\\\\\')
+    """
+    start, end = 0, len(text)
+    while start < end and (text[start].isspace() or text.startswith(_TEX_SPACES, start)):
+        start += next((len(space) for space in reversed(_TEX_SPACES) if text.startswith(space, start)), 1)
+    while start < end:
+        if text[end - 1].isspace() and text[end - 2 : end - 1] != "\\":
+            end -= 1
+        elif text.endswith(_TEX_SPACES, start, end):
+            end -= next(len(space) for space in reversed(_TEX_SPACES) if text.endswith(space, start, end))
+        elif text.endswith("\\", start, end) and not text.endswith("\\\\", start, end):
+            end -= 1
+        else:
+            break
+    return text[start:end]
+
+
 # --- Within -----------------------------------------------------------------------------------------------------------
 
 _VARIANT = re.compile(r"[\u2010\u2011\u02d7\u3010\u3011]|\\not\s?=|\\not\s?\\in(?![a-z])")
 _VARIANTS = {"\u3010": "[", "\u3011": "]"}
+_ROW_SPACE = re.compile(r"(?<=\\\\)\[-?[0-9.]+(?:pt|em|ex|mm|cm|in)\]")
 
 
 def plain_signs(text: str) -> str:
@@ -52,7 +76,9 @@ def plain_signs(text: str) -> str:
     """
     if not text.isascii():
         text = plain_digits(plain(text))
-    elif "\\not" not in text:
+    if "\\\\[" in text:
+        text = _ROW_SPACE.sub("", text)
+    if text.isascii() and "\\not" not in text:
         return text
     return _VARIANT.sub(_plain_variant, text)
 

@@ -14,6 +14,7 @@ from llmgym.rewards.notation import trees
 from llmgym.rewards.notation.expressions import (
     Constant,
     Expression,
+    Name,
     Number,
     Operation,
     Quantity,
@@ -25,8 +26,9 @@ from llmgym.rewards.notation.expressions import (
 )
 from llmgym.rewards.notation.lexer import MAX_DEPTH, Token, Tokens
 from llmgym.rewards.notation.literals import ReadingError, read_based
-from llmgym.rewards.notation.operands import READERS, small_digits
-from llmgym.rewards.notation.suffixes import AFTER_VALUES, end_of_unit, is_unit, with_unit
+from llmgym.rewards.notation.operands import READERS, small_digits, word_call
+from llmgym.rewards.notation.suffixes import AFTER_VALUES, counts_things, end_of_unit, is_unit, with_unit
+from llmgym.rewards.notation.symbols import WORD_FUNCTIONS
 from llmgym.rewards.notation.wording import is_product_of_letters, level, names_something, word_set
 
 #: What may begin a factor that stands beside another without a sign between.
@@ -49,6 +51,16 @@ def read_formula(tokens: Tokens, start: int, end: int) -> Expression:
     if parser.position != end:
         raise ReadingError
     return expression
+
+
+def has_transposed(factors: list[Expression]) -> bool:
+    """Whether a factor is a matrix transposed, as in ``A^T B`` and ``x^T A x``; ``P r^T`` is a power."""
+    for factor in factors:
+        if trees.is_operation(factor, "power") and factor.operands[1] == Name("T"):
+            base = factor.operands[0]
+            if isinstance(base, Name) and (base.name.isupper() or base in factors):
+                return any(not isinstance(other, Number) for other in factors if other is not factor)
+    return False
 
 
 class FormulaParser:
@@ -114,7 +126,11 @@ class FormulaParser:
             side = self.side()
             signs.append(sign)
             sides.append(trees.as_set(side) if sign == "in" else side)
-        return Relation(tuple(sides), tuple(signs)) if signs else sides[0]
+        if not signs:
+            return sides[0]
+        if any(sign != "=" for sign in signs) and any(map(counts_things, sides)):
+            raise ReadingError  # x > 2 apples: a word may speak about all of it
+        return Relation(tuple(sides), tuple(signs))
 
     def side(self) -> Expression:
         """One side of a relation: a quantity, a ratio of them, or sets joined."""
@@ -230,6 +246,25 @@ class FormulaParser:
 
     def product(self) -> Expression:
         """Factors with signs between them or none."""
+        start = self.position
+        factors = self.factors()
+        if len(factors) > 1 and (self.n_vectors(start) > 1 or has_transposed(factors)):
+            raise ReadingError  # neither commutes, and there are two products of vectors
+        return trees.product(factors)
+
+    def n_vectors(self, start: int) -> int:
+        """How many of the tokens from ``start`` on are vectors, between bars excepted."""
+        if not self.source.vectors:
+            return 0
+        n_vectors, position = 0, start
+        while position < self.position:
+            n_vectors += position in self.source.vectors
+            is_length = self.tokens[position].value == "|" and position in self.source.closing
+            position = self.source.closing[position] if is_length else position + 1
+        return n_vectors
+
+    def factors(self) -> list[Expression]:
+        """The factors of a product; a quotient is one of them."""
         factors = [self.factor()]
         while True:
             token = self.tokens[self.position]
@@ -244,12 +279,12 @@ class FormulaParser:
                     below = self.touching(below)
                 factors[-1] = trees.quotient(factors[-1], below)
             elif kind not in _FACTORS:
-                return trees.product(factors)
-            elif (token.value == "C" or token.value == "choose") and self.is_between_numbers():
-                self.position += 1  # 12C5
+                return factors
+            elif (token.value == "C" and self.is_between_numbers()) or token.value == "choose":
+                self.position += 1  # 12C5, n choose 2
                 factors[-1] = Operation("binomial", (factors[-1], self.operand()))
             elif self.ends_product(token):
-                return trees.product(factors)
+                return factors
             elif kind == "number":
                 self.number_after(factors, token)
             elif kind == "letter" and token.value in ("x", "X") and self.is_between_numbers():
@@ -331,6 +366,9 @@ class FormulaParser:
         run = self.source.spelling(token)
         if self.kind == "_" and run.isupper():
             return self.based(run)
+        following = self.tokens[self.position]
+        if run in WORD_FUNCTIONS and following.value == "(" and not following.spaced:
+            return self.with_suffixes(word_call(self, run))
         is_alone = before in AFTER_VALUES and self.kind in AFTER_VALUES
         if token.upright or not is_product_of_letters(run, alone=is_alone):
             raise ReadingError
@@ -376,8 +414,19 @@ class FormulaParser:
             self.leave(self.source.closing[self.position - 2])
             return self.with_sign(base, unit)
         self.position -= 1
+        if not isinstance(base, Number):
+            self.one_digit(token)
         exponent = self.operand() if token.kind == "open" else self.signed(self.factor)
         return Operation("power", (base, exponent))
+
+    def one_digit(self, token: Token) -> None:
+        """Refuse ``x^12`` and ``x_12`` in TeX, which sets ``x^1 2`` where ``x^{12}`` is as likely meant.
+
+        Raises:
+            ReadingError: If the token is a number of more digits than TeX takes.
+        """
+        if token.kind == "number" and self.source.is_latex and len(self.source.spelling(token)) > 1:
+            raise ReadingError
 
     def with_sign(self, base: Expression, token: Token) -> Quantity:
         """``base`` with ``%`` or ``°``, or with ``°C`` where the letter comes next."""

@@ -23,6 +23,7 @@ from llmgym.rewards.notation.literals import (
     read_literal,
 )
 from llmgym.rewards.notation.symbols import (
+    BOLD,
     COMMANDS,
     CURRENCY_CODES,
     DRESS,
@@ -43,6 +44,7 @@ from llmgym.rewards.notation.symbols import (
     WORDS,
     Meaning,
 )
+from llmgym.rewards.notation.wording import is_product_of_letters
 
 MAX_TOKENS = 1024
 #: Open brackets, and factors and operands within one another: one level of brackets counts as two of these.
@@ -70,7 +72,8 @@ class Tokens:
     """A text in tokens, the last of kind ``"end"``.
 
     ``closing`` maps the index of an opening bracket to that of its closing one. ``divided`` holds the opening brackets
-    with a separator or a "such that" directly inside. ``joints`` are the separators outside all brackets.
+    with a separator or a "such that" directly inside. ``joints`` are the separators outside all brackets. ``vectors``
+    are letters in bold and letters with an arrow, whose products are no products of numbers.
     """
 
     text: str
@@ -79,6 +82,7 @@ class Tokens:
     closing: dict[int, int] = field(default_factory=dict)
     divided: set[int] = field(default_factory=set)
     joints: list[int] = field(default_factory=list)
+    vectors: set[int] = field(default_factory=set)
     is_balanced: bool = True
 
     def source(self, start: int, end: int) -> str:
@@ -129,6 +133,7 @@ _SPECIAL_LETTERS = "".join((*GREEK_LETTERS, *SUPERSCRIPTS, *SUBSCRIPTS, *FRACTIO
 _PIECE = (
     r"(?P<space>[\s\u200b\ufeff`]+)"
     r"|(?P<number>[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
+    r"|(?P<accented>[A-Za-z]*[À-ÖØ-öø-ɏ][A-Za-zÀ-ÖØ-öø-ɏ]*)"
     r"|(?P<letters>[A-Za-z]+(?:(?<=[A-Za-z]{2})['’](?:s|t|d|m|re|ll|ve)(?![A-Za-z]))?)"
     r"|(?P<command>\\(?:[A-Za-z]+|.)?)"
     r"|(?P<sign>\.\.\.|\*\*|\+/-|\+-|<=|>=|=<(?!=)|==|!=|<>|:=|[-+*/^_!|=<>()\[\]{},;:'’%$&.?~])"
@@ -154,6 +159,11 @@ _ARGUMENT = re.compile(r"\*?\s*(?:\{[^{}]{0,64}\}|\[[^\[\]]{0,64}\])?")
 _HALF_DAY = re.compile(r"[ap]\.\s?m(?![a-z])\.?", re.IGNORECASE)
 _CODE_GAP = re.compile(r"\s?\\?\$?\s?(?=[0-9])")
 _AFTER_INTERVAL = re.compile(r"\s*(?:\Z|[,;)\]}$.∪∩∖]|\\cup|\\cap|\\setminus|\\right|\\text|and\b|or\b|U\b)")
+
+#: Letters that stand for a product, at most; more are a word.
+_MAX_LETTERS = 3
+#: The argument of a command of bold type, where it is one letter.
+_ONE_LETTER = re.compile(r"\s*(?:\{\s*[A-Za-z]\s*\}|[A-Za-z](?![A-Za-z])|\\[a-zA-Z]+\s*\}?)")
 
 #: After one of these an operand is due, so a bar opens, and so does ``]``.
 _BEFORE_OPERAND = frozenset(
@@ -280,6 +290,10 @@ class _Lexer:
                 self.position = half_day.end()
                 self.add("word", half_day.group(), start)
             return
+        if self.after("^", "_", "-") and self.is_one_letter(run):
+            self.position = start + 1  # e^xy is e^x y, as TeX sets it
+            self.add("letter", run[0], start)
+            return
         lower = run.casefold().replace("’", "'")
         if run[1:].islower() or run in ("OR", "AND"):
             if lower in GLUED:
@@ -296,6 +310,21 @@ class _Lexer:
             self.add("currency", CURRENCY_CODES[run], start)
         elif not self.based_digits(run, start):  # FF_{16}
             self.add("word", lower, start)
+
+    def is_one_letter(self, run: str) -> bool:
+        """Whether only the first letter of a run is the exponent or the index that the sign before it asks for.
+
+        In plain text an index may be a word (``v_max``); in TeX it is one letter, and a word is what nobody means.
+        """
+        sign = self.tokens[-1].kind
+        if self.upright or (sign == "-" and (len(self.tokens) < 2 or self.tokens[-2].kind != "^")):
+            return False
+        if sign == "_" and self.is_latex:
+            return len(run) <= _MAX_LETTERS
+        lower = run.casefold()
+        if lower in WORDS or lower in GLUED:
+            return False
+        return sign != "_" or is_product_of_letters(run, alone=False)
 
     def based_digits(self, run: str, start: int) -> bool:
         """Read digits with their base, the first of them letters, if that is what comes."""
@@ -327,6 +356,8 @@ class _Lexer:
             else:
                 self.spaced = self.spaced or name != "!"
         elif name in UPRIGHT or name in DRESS:
+            if name in BOLD and _ONE_LETTER.match(self.text, self.position) is not None:
+                self.result.vectors.add(len(self.tokens))
             group = _GROUP_START.match(self.text, self.position)
             if group is not None and (based := read_enclosed_based(self.text, group.end())) is not None:
                 value, self.position = based
@@ -383,6 +414,8 @@ class _Lexer:
             is_degree = kinds[-1:] == ["^"] or kinds == ["^", "open"]
             self.add("unit" if is_degree else "unknown", "°", start)
         else:
+            if kind == "accent" and value == "vec":
+                self.result.vectors.add(len(self.tokens))
             self.add(kind, value, start)
 
     # --- Signs --------------------------------------------------------------------------------------------------------
@@ -488,7 +521,7 @@ class _Lexer:
                 self.add("letter", GREEK_LETTERS[piece], start)
         elif piece in JOINING_WORDS:
             self.joint(JOINING_WORDS[piece], start)
-        elif group == "foreign":
+        elif group in ("foreign", "accented"):
             self.add("word", piece.casefold(), start)
         elif group == "super":
             self.add("super", "".join(SUPERSCRIPTS[character] for character in piece), start)

@@ -64,7 +64,7 @@ def read_literal(
         may_group: Whether a mark (``","``, ``" "`` …) between groups of three digits may only group them.
 
     Returns:
-        The literal (an ``approximately`` where the digits go on without a period), and where it ends.
+        The literal (an ``endless`` where the digits go on without a period), and where it ends.
 
     Raises:
         ReadingError: If it has too many digits.
@@ -210,7 +210,7 @@ def _endless(text: str, start: int) -> tuple[Number | Operation, int] | None:
     if parts is not None:
         return Number(repeating(match[1], *parts), "repeating"), match.end()
     shown = Number(decimal(f"{match[1]}.{match[2]}"), "decimal")
-    return Operation("approximately", (shown,)), match.end()
+    return Operation("endless", (shown,)), match.end()
 
 
 def _bound(digits: str) -> None:

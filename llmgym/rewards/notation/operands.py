@@ -27,14 +27,16 @@ from llmgym.rewards.notation.expressions import (
 from llmgym.rewards.notation.lexer import Token
 from llmgym.rewards.notation.literals import ReadingError
 from llmgym.rewards.notation.suffixes import AFTER_VALUES
-from llmgym.rewards.notation.symbols import EMPTY, VARIADIC
+from llmgym.rewards.notation.symbols import EMPTY, GREEK_FUNCTIONS, GREEK_NAMES, LOGIC, SETTLED_FUNCTIONS, VARIADIC
 from llmgym.rewards.notation.wording import is_product_of_letters, level
 
 if TYPE_CHECKING:
     from llmgym.rewards.notation.formulas import FormulaParser
 
 #: Letters that are functions when brackets touch them.
-_FUNCTION_LETTERS = frozenset("fghFGHP")
+_FUNCTION_LETTERS = frozenset("fghFGHPE")
+#: What square brackets are about: an expected value, a probability.
+_OF_SQUARE_BRACKETS = frozenset("EP")
 _INVERSES = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot", "sec": "arcsec", "csc": "arccsc"}
 _INVERSES |= {"sinh": "arcsinh", "cosh": "arccosh", "tanh": "arctanh"}
 #: Letters that count choices and arrangements: ``C_5^2``, ``A_5^2``.
@@ -68,8 +70,26 @@ def _letter(parser: FormulaParser, token: Token) -> Expression:
         members = _members(parser, close)
         if name == "C" and len(members) == 2 and (count := _count(name, *members)) is not None:
             return count
+        if token.value in SETTLED_FUNCTIONS:
+            raise ReadingError
+        if token.value in GREEK_NAMES:
+            return _call(name, members)
         return Operation(f"call:{name}", tuple(members))
     return trees.letter(name)
+
+
+def _call(name: str, members: list[Expression]) -> Operation:
+    """A function whose values may be settled: of numbers it is one that nobody here works out (``\\phi(12)``)."""
+    if not any(map(trees.has_name, members)):
+        raise ReadingError
+    return Operation(f"call:{name}", tuple(members))
+
+
+def word_call(parser: FormulaParser, name: str) -> Operation:
+    """``Var(X)``, with the brackets next."""
+    close = parser.source.closing[parser.position]
+    parser.take()
+    return _call(name, _members(parser, close))
 
 
 # --- Counts -----------------------------------------------------------------------------------------------------------
@@ -125,15 +145,18 @@ def _count_before(parser: FormulaParser, token: Token) -> Expression:
 
 
 def _is_call(parser: FormulaParser, token: Token) -> bool:
-    """Whether brackets after a letter hold arguments: ``f(x)``, ``C(5, 2)``, ``p(x) = …``; not ``x(x + 1)``."""
+    """Whether brackets after a letter hold arguments: ``f(x)``, ``C(5, 2)``, ``u(t)``, ``E[X]``; not ``x(x + 1)``."""
     opening = parser.tokens[parser.position]
-    if opening.value != "(" or opening.spaced:
+    if opening.spaced:
         return False
-    if token.value in _FUNCTION_LETTERS or parser.position in parser.source.divided:
+    if opening.value == "[":
+        return token.value in _OF_SQUARE_BRACKETS
+    if opening.value != "(":
+        return False
+    if token.value in _FUNCTION_LETTERS or token.value in GREEK_FUNCTIONS or parser.position in parser.source.divided:
         return True
-    close = parser.source.closing[parser.position]
-    is_variable = close == parser.position + 2 and parser.tokens[parser.position + 1].kind == "letter"
-    return is_variable and parser.tokens[close + 1].value == "="
+    is_one = parser.source.closing[parser.position] == parser.position + 2
+    return is_one and token.value not in ("e", "i") and parser.tokens[parser.position + 1].kind in ("letter", "number")
 
 
 def _subscript(parser: FormulaParser) -> str:
@@ -143,7 +166,8 @@ def _subscript(parser: FormulaParser) -> str:
         close = parser.source.closing[parser.position]
         name = parser.source.source(parser.position + 1, close)
         parser.position = close + 1
-    elif token.kind in ("number", "letter", "word", "constant"):
+    elif token.kind in ("number", "letter", "word", "constant", "function"):
+        parser.one_digit(token)
         name = parser.source.spelling(parser.take())
     else:
         raise ReadingError
@@ -262,7 +286,8 @@ def _set(parser: FormulaParser, close: int) -> Expression:
     if parser.kind == "mid":
         return _such_that(parser, items[0], close)
     while parser.kind == "joint":
-        parser.take()
+        if parser.source.spelling(parser.take()) in LOGIC:
+            raise ReadingError
         items.append(_member(parser))
     parser.leave(close)
     return Set(tuple(items))

@@ -28,7 +28,8 @@ from llmgym.rewards.notation.formulas import read_formula
 from llmgym.rewards.notation.lexer import Tokens, tokenize
 from llmgym.rewards.notation.literals import ReadingError, read_based
 from llmgym.rewards.notation.numerals import BASES, FIRST_WORDS, HAN_FIRST, read_chinese, read_number_words
-from llmgym.rewards.notation.symbols import EMPTY, INFINITY
+from llmgym.rewards.notation.suffixes import counts_things, is_single
+from llmgym.rewards.notation.symbols import EMPTY, INFINITY, LOGIC
 from llmgym.rewards.notation.trees import all_hold, is_comparison, negate
 from llmgym.rewards.notation.wording import level, word_set
 
@@ -49,11 +50,16 @@ def parse(text: str) -> Expression:
         The tree. Where the text leaves a choice:
 
         - Numbers next to a unit or a noun are :class:`Quantity`, multiplied out where the word is a scale (``5
-          million``). A noun that says something about the number (``about 42``, ``42 or so``) makes all of it Words.
+          million``). A word that is not known to count things (``about 42``, ``42 lakh``) makes all of it Words.
         - A letter is a :class:`Name` (``i`` and ``e`` are constants); in brackets or upright (``(C)``, ``\text{C}``) it
           is ``Words("c")``, a choice. A choice with its text (``C. 42``, ``(C) 42``) is ``Words("c) 42")``.
         - Two or three letters in a run are multiplied where they look like algebra (``xy``, ``2ab``), else they are
           words.
+        - An exponent or an index without braces is one letter, as in TeX (``e^xy`` is ``e^x y``; in plain text an index
+          may be a word), or all of a number; ``x^12`` in a text with TeX commands, which TeX sets as ``x^1 2``, is
+          unreadable.
+        - Formulas that cannot be read are unreadable, not Words: so are products of vectors, operations on propositions
+          and values of ``\Gamma`` and the like.
         - ``\{x \mid x > 3\}`` is its condition; with a domain other than the reals, that condition intersected with it.
         - Relations joined by "or", a comma or a semicolon are a :class:`Listing`; inequalities joined by "and", or by a
           comma where one says ``!=``, are an ``intersection``. ``x = 2, 3`` is ``x = 2, x = 3``.
@@ -118,6 +124,7 @@ _PHRASES |= {
 _PHRASES |= dict.fromkeys(
     ("all integers", "set of integers", "set of all integers", "全体整数", "整数集"), Constant("Z")
 )
+_PHRASES |= dict.fromkeys(("dne", "limit does not exist", "doesn't exist"), Words("does not exist"))
 _PHRASES |= dict.fromkeys(("positive infinity", "plus infinity", "无穷大", "正无穷", "正无穷大"), INFINITY)
 _PHRASES |= dict.fromkeys(("negative infinity", "minus infinity", "负无穷", "负无穷大"), negate(INFINITY))
 
@@ -131,7 +138,6 @@ _WORDED_BASE = re.compile(r"([0-9A-Za-z]+(?:\.[0-9A-Za-z]+)?)\s*\(?\s*(?:in\s+)?
 _SCALE_COMMA = re.compile(r"\b(thousand|million|billion),(?=\s)")
 _FIRST_WORDS = FIRST_WORDS | {"a", "an"}
 _CLOCK = re.compile(r"[0-9]{1,2}:0[0-9](?::[0-9]{2})?")
-_HAN_MEASURES = frozenset("个個只条條张張本辆輛人名位件块塊斤岁歲棵颗朵头匹把支种種次倍组組对對双雙页頁")
 _CHOICES = frozenset("ABCDEFGHIJabcde")
 #: Before one of these, brackets with a letter are part of a formula or of a list.
 _AFTER_FACTORS = frozenset({"relation", "joint", "*", "/", "^", "+", "-", "set"})
@@ -183,6 +189,11 @@ class _Answer:
             return items[0]
         if any(isinstance(item, Words) and self.is_hedge(item) for item in items):
             return self.words(start, end)
+        if any(map(counts_things, items)) and not all(isinstance(item, Quantity) for item in items):
+            return self.words(start, end)  # 3, 4 apples: a word may speak about all of it
+        is_logic = any(self.source.spelling(self.tokens[joint]) in LOGIC for joint in joints)
+        if is_logic and not all(isinstance(item, Relation) for item in items):
+            raise ReadingError  # an operation on propositions
         if all(is_comparison(item) for item in items):
             says_unequal = any("!=" in item.signs for item in items if isinstance(item, Relation))
             if "or" not in kinds and ("," not in kinds or says_unequal):
@@ -271,7 +282,7 @@ class _Answer:
         number = Number(value, "words")
         if not rest:
             return number
-        unit = units.canonical(rest)
+        unit = units.canonical(rest, is_single=is_single(number))
         return None if unit is None else Quantity(number, unit)
 
     def worded_number(self, start: int, end: int) -> Expression | None:
@@ -286,9 +297,9 @@ class _Answer:
         return read_based(based[1], base)
 
     def words(self, start: int, end: int) -> Words:
-        """The tokens as words, where there are any among them and no command that only a formula can have."""
+        """The tokens as words, where there are any among them and nothing that only a formula can have."""
         tokens = self.tokens[start:end]
-        if any(token.kind == "unknown" and self.source.text[token.start] == "\\" for token in tokens):
+        if any(self.is_of_formula(position) for position in range(start, end)):
             raise ReadingError
         if not any(token.kind in _WORDY or (token.kind == "letter" and token.upright) for token in tokens):
             raise ReadingError
@@ -297,7 +308,19 @@ class _Answer:
             raise ReadingError
         return Words(text)
 
+    def is_of_formula(self, position: int) -> bool:
+        """Whether a token has a meaning that is lost among words: commands, and what says where an exponent ends."""
+        token = self.tokens[position]
+        if token.kind == "^":
+            following = self.tokens[position + 1 : position + 3]
+            return all(after.kind != "unit" for after in following[: 1 + (following[0].kind == "open")])
+        if token.kind == "_":
+            return self.source.is_latex or self.tokens[position + 1].kind == "open"
+        return token.kind in _OF_FORMULAS and self.source.text[token.start] == "\\"
 
+
+#: Commands of these kinds, and those that are not known, are of formulas.
+_OF_FORMULAS = word_set("unknown frac root over binomial begin function * / ± ∓ set mod |")
 _WORDY = frozenset({"word", "symbol", "question"})
 
 
@@ -309,8 +332,6 @@ def _with_known_unit(text: str) -> Expression | None:
     number, rest = Number(read[0], "words"), text[read[1] :]
     if not rest:
         return number
-    if not units.is_known(rest) and rest[0] not in _HAN_MEASURES and not rest.startswith(("平方", "立方")):
-        return None
     unit = units.canonical(rest)
     return None if unit is None else Quantity(number, unit)
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 import re
 
 from llmgym.rewards.notation import units
-from llmgym.rewards.notation.expressions import Expression, Number, Quantity
+from llmgym.rewards.notation.expressions import (
+    Bracketed,
+    Expression,
+    Listing,
+    Matrix,
+    Number,
+    Quantity,
+    Ratio,
+    Relation,
+    Set,
+)
 from llmgym.rewards.notation.lexer import Tokens
 from llmgym.rewards.notation.literals import MAX_DIGITS, ReadingError
 from llmgym.rewards.notation.numerals import HAN_SCALES, SCALES
@@ -141,8 +151,8 @@ def with_unit(value: Expression, text: str) -> Expression:
         words = words[1:]  # two million of something
     if not words:
         return value
-    unit = units.canonical(" ".join(words))
-    if unit is None:
+    unit = units.canonical(" ".join(words), is_single=is_single(value))
+    if unit is None or not (may_count(value) or units.is_measure(unit)):
         raise ReadingError
     if not isinstance(value, Quantity):
         return Quantity(value, unit)
@@ -151,6 +161,21 @@ def with_unit(value: Expression, text: str) -> Expression:
     if unit != value.unit:
         raise ReadingError
     return value
+
+
+def is_single(value: Expression) -> bool:
+    """Whether a noun after this stands in the singular: ``1 apple``, ``3/4 pizza``."""
+    return isinstance(value, Number) and abs(value.value) <= 1
+
+
+def may_count(value: Expression) -> bool:
+    """Whether this may say how many of something there are; after others a word speaks about all of it."""
+    return not isinstance(value, Bracketed | Listing | Matrix | Set | Relation | Ratio)
+
+
+def counts_things(value: Expression) -> bool:
+    """Whether this is a number of something that has a noun for a unit."""
+    return isinstance(value, Quantity) and not units.is_measure(value.unit)
 
 
 def _scaled(value: Expression, scale: int) -> Expression:

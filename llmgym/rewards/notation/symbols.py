@@ -56,6 +56,16 @@ GREEK_LETTERS = dict(zip("αβγδεζηθικλμνξοπρστυφχψω", _GR
 GREEK_LETTERS |= {letter.upper(): name.capitalize() for letter, name in GREEK_LETTERS.items()}
 GREEK_LETTERS |= {"ς": "sigma", "ϑ": "theta", "ϕ": "phi", "ϵ": "epsilon", "ϱ": "rho", "ϖ": "pi", "µ": "mu"}
 
+GREEK_NAMES = frozenset(GREEK_LETTERS.values())
+#: Names of Greek letters that before brackets are functions; of ``\\alpha(x + 1)`` and the like nobody can tell.
+GREEK_FUNCTIONS = GREEK_NAMES - word_set("alpha theta lambda omega rho epsilon kappa pi")
+#: What these are of numbers is settled, so that they are no names.
+SETTLED_FUNCTIONS = frozenset({"Gamma", "zeta"})
+#: Functions of several letters that nobody here works out, and that are no letters multiplied.
+WORD_FUNCTIONS = word_set("Var Cov Cor var cov tr Tr dim ker ord deg adj sgn arg Arg Re Im erf")
+#: Signs between propositions, and between conditions.
+LOGIC = word_set(r"\wedge \land \vee \lor ∧ ∨")
+
 FRACTIONS = {"½": (1, 2), "⅓": (1, 3), "⅔": (2, 3), "¼": (1, 4), "¾": (3, 4), "⅕": (1, 5), "⅖": (2, 5), "⅗": (3, 5)}
 FRACTIONS |= {"⅘": (4, 5), "⅙": (1, 6), "⅚": (5, 6), "⅐": (1, 7), "⅛": (1, 8), "⅜": (3, 8), "⅝": (5, 8), "⅞": (7, 8)}
 FRACTIONS |= {"⅑": (1, 9), "⅒": (1, 10)}
@@ -128,6 +138,8 @@ SKIPPED_WITH_ARGUMENT = word_set("hspace vspace phantom hphantom vphantom tag la
 #: Commands that only dress their argument up; in the first kind letters are words.
 UPRIGHT = word_set("text mathrm textrm mbox hbox operatorname textbf textit textsf texttt textnormal emph")
 DRESS = word_set("mathbf mathit mathsf mathtt mathnormal boldsymbol bm boxed fbox underline ensuremath pmb")
+#: Those in which a letter is a vector or a matrix.
+BOLD = word_set("mathbf boldsymbol bm pmb")
 UPRIGHT_SWITCHES = frozenset({"rm", "sf", "tt"})
 MATRICES = word_set("matrix pmatrix bmatrix Bmatrix vmatrix smallmatrix array cases")
 TRANSPARENT_ENVIRONMENTS = word_set("aligned align equation gathered math center displaymath gather split")

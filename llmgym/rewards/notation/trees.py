@@ -41,6 +41,13 @@ def is_comparison(value: Expression) -> TypeGuard[Relation]:
     return isinstance(value, Relation) and all(sign in _COMPARISONS for sign in value.signs)
 
 
+def has_name(value: Expression) -> bool:
+    """Whether there is a variable in a value; in what is neither an operation nor a number there may be one."""
+    if isinstance(value, Operation):
+        return any(map(has_name, value.operands))
+    return not isinstance(value, Number | Constant)
+
+
 # --- Building ---------------------------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,7 @@
 """Units of measurement by one name each, and what they are worth in SI base units.
 
-A unit is a product of powers of names: ``km/h``, ``m/s^2``, ``N*m``. Names that no table knows are units too when they
-read like a noun (``5 apples``), but not when they say something about the number (``about``, ``dozen``, ``or so``).
+A unit is a product of powers of names: ``km/h``, ``m/s^2``, ``N*m``. Words that no table knows are units too where
+``nouns`` knows that they only count things (``5 apples``); any others may make the number another one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from fractions import Fraction
 from functools import cache, lru_cache
 
-from llmgym.rewards.notation.numerals import FIRST_WORDS
+from llmgym.rewards.notation.nouns import TRAILING, han_noun, noun
 from llmgym.rewards.notation.wording import word_set
 
 # --- Tables -----------------------------------------------------------------------------------------------------------
@@ -33,11 +33,11 @@ _GALLON = 231 * _INCH**3
 #: for a space. Of a spelling of one letter or in capitals the case counts, of others it does not.
 _TABLE: dict[str, tuple[_Dimension | None, Fraction | int | None, str]] = {
     # length (SI prefixes are added below)
-    "m": (_LENGTH, 1, "m meter meters metre metres mtr 米 公尺"),
-    "km": (_LENGTH, 1000, "km kms 千米 公里"),
-    "dm": (_LENGTH, Fraction(1, 10), "dm 分米"),
-    "cm": (_LENGTH, Fraction(1, 100), "cm cms 厘米 公分"),
-    "mm": (_LENGTH, Fraction(1, 1000), "mm mms 毫米"),
+    "m": (_LENGTH, 1, "m meter meters metre metres mtr 米 公尺 м"),
+    "km": (_LENGTH, 1000, "km kms 千米 公里 км"),
+    "dm": (_LENGTH, Fraction(1, 10), "dm 分米 дм"),
+    "cm": (_LENGTH, Fraction(1, 100), "cm cms 厘米 公分 см"),
+    "mm": (_LENGTH, Fraction(1, 1000), "mm mms 毫米 мм"),
     "um": (_LENGTH, Fraction(1, 10**6), "um μm µm micron microns 微米"),
     "nm": (_LENGTH, Fraction(1, 10**9), "nm 纳米"),
     "in": (_LENGTH, _INCH, "in inch inches 英寸"),
@@ -60,7 +60,7 @@ _TABLE: dict[str, tuple[_Dimension | None, Fraction | int | None, str]] = {
     "tsp": (_VOLUME, _GALLON / 768, "tsp teaspoon teaspoons"),
     # mass
     "g": (_MASS, Fraction(1, 1000), "g gm gms gram grams gramme grammes 克"),
-    "kg": (_MASS, 1, "kg kgs kilo kilos 千克 公斤"),
+    "kg": (_MASS, 1, "kg kgs kilos 千克 公斤"),
     "mg": (_MASS, Fraction(1, 10**6), "mg 毫克"),
     "t": (_MASS, 1000, "t tonne tonnes metric_ton metric_tons 吨"),
     "ton": (_MASS, None, "ton tons"),  # 2,000 or 2,240 pounds, or a tonne
@@ -108,13 +108,14 @@ _TABLE: dict[str, tuple[_Dimension | None, Fraction | int | None, str]] = {
     "J": (_ENERGY, 1, "J joule joules 焦耳 焦"),
     "kJ": (_ENERGY, 1000, "kJ 千焦"),
     "cal": (_ENERGY, Fraction("4.184"), "cal calorie calories 卡路里 卡"),
-    "kcal": (_ENERGY, 4184, "kcal kilocalorie kilocalories 千卡 大卡"),
+    "kcal": (_ENERGY, 4184, "kcal Cal kilocalorie kilocalories 千卡 大卡"),
     "eV": (_ENERGY, Fraction("1.602176634e-19"), "eV electronvolt electronvolts"),
     "W": (_POWER, 1, "W watt watts 瓦 瓦特"),
     "kW": (_POWER, 1000, "kW 千瓦"),
     "kWh": (_ENERGY, 3600000, "kWh kW_h kilowatt_hour kilowatt_hours kilowatt-hour kilowatt-hours 千瓦时"),
     "hp": (_POWER, None, "hp horsepower"),
     "N": (_FORCE, 1, "N newton newtons 牛顿 牛"),
+    "Nm": (None, None, "Nm"),
     "Pa": ({"mass": 1, "length": -1, "time": -2}, 1, "Pa pascal pascals 帕 帕斯卡"),
     "atm": ({"mass": 1, "length": -1, "time": -2}, 101325, "atm atmosphere atmospheres"),
     "Hz": ({"time": -1}, 1, "Hz hertz 赫兹"),
@@ -153,11 +154,13 @@ _PREFIXED = {
     "eV": "electronvolt",
     "Ω": "ohm",
 }
-#: Symbols with a prefix that are read without further ado; of others only the full name is (``5 Mg``, ``5 dB``).
+#: Symbols with a prefix that are read without further ado; of others only the full name is (``5 TN``).
 _SYMBOLS = word_set("""
     dL cL hL µg μg ug us μs µs ns MJ GJ mJ mW MW GW kN MN mV kV MV mA kHz MHz GHz kPa MPa hPa kB KB MB GB TB
-    keV MeV GeV kΩ MΩ Kb Mb
+    keV MeV GeV kΩ MΩ Kb Mb Gb Tb Mm Mg Ms ML MA mN mHz
 """)
+#: Spellings of which another case is another unit (``mg`` and ``Mg``), or may be.
+_CASE_COUNTS = word_set("mm mg ms nm cal kn ml mw mv ma mn mpa mhz mj mb kb gb tb pa")
 
 
 @cache
@@ -170,6 +173,8 @@ def _spellings() -> tuple[dict[str, str], dict[str, tuple[_Dimension, Fraction]]
             name = spelling.replace("_", " ")
             names[name] = unit
             # "Km" and "KM" are common; "M" and "m", "mW" and "MW" are not the same.
+            if name in _CASE_COUNTS:
+                continue
             if len(name) > 1 and (name.islower() or not name.isascii()):
                 names[name.capitalize()] = names[name.upper()] = unit
             elif len(name) > 1 and name.isascii():
@@ -187,12 +192,13 @@ def _spellings() -> tuple[dict[str, str], dict[str, tuple[_Dimension, Fraction]]
                     names[name] = names[name.capitalize()] = multiple
     for spelling in _SYMBOLS:
         unit = spelling.replace("µ", "u").replace("μ", "u")
-        names[spelling] = {"KB": "kB", "Kb": "kbit", "Mb": "Mbit"}.get(unit, unit)
+        names[spelling] = {"KB": "kB", "Kb": "kbit", "Mb": "Mbit", "Gb": "Gbit", "Tb": "Tbit"}.get(unit, unit)
     return names, values
 
 
 #: Composite names, as the product they stand for.
 _COMPOSITE = {"mph": {"mi": 1, "h": -1}, "kph": {"km": 1, "h": -1}, "rpm": {"rev": 1, "min": -1}}
+_COMPOSITE["Nm"] = {"N": 1, "m": 1}
 
 # --- Reading ----------------------------------------------------------------------------------------------------------
 
@@ -201,37 +207,6 @@ LETTERS = frozenset("mgshLVWNJ")
 #: Short names that are read as letters multiplied where they touch the number: ``3st``, ``2gb``.
 PRODUCTS = word_set("as cd fl gb kb mb pt st rs mi pa kn ha")
 
-#: Words that make a number mean another number, leave it open, or speak about it; no unit has one of them.
-_NOT_UNITS = (FIRST_WORDS - {"point"}) | word_set("""
-    a.m about above actually ad additional again ago almost altogether am and answer approx approximately are around
-    as assume at base bc bce be because been before being below between beyond bigger billion billions binary but by
-    can cannot ce check choose circa close correct cos could cubed decimal did different discarded disproved divided
-    do does doubled doubtful dozen dozens e earlier eighth eighths either else equal equals error est estimate
-    estimated even exactly except exclusive extra factorial false few fewer fifth fifths for fourth fourths from
-    further gives greater guess had half halves has have he hence hex hexadecimal higher hmm hundred hundreds
-    hundredth hundredths i ie if ignore impossible in inclusive incorrect inf infinity instead invalid is ish it its
-    just larger later least less let ln log lower made makes many max maximum may maybe mean means might million
-    millions min minimum minus missing mod modulo more most multiplied must my nah nan nd near nearly neither never
-    ninth ninths no none nope nor not nothing null o'clock oclock octal odd off ok okay on only onward onwards
-    optional or otherwise our out over p.m per perhaps pi plus pm possible possibly power presumably probably
-    quarter quarters questionable raised rd rejected rem remainder respectively right roman root rough rounded score
-    seventh sevenths shall she short should sin since sixth sixths smaller so some something sqrt squared st still
-    sum suppose tan tenth tenths th than that the their them then there thereabouts therefore these they think third
-    thirds this those though thousand thousands thousandth thousandths thrice through thus times to too tops
-    trillion trillions tripled true twice typo uncertain undefined under unknown unless unlikely unsure until up
-    upto upward upwards verify versus vs wait was we were when where whereas whether which while who whose will with
-    without would wrong x yes yet you your
-""")
-#: Adverbs speak about a number (``roughly``); these nouns only look like adverbs.
-_NOUNS_IN_LY = word_set("family lily ally jelly fly butterfly assembly supply reply monopoly bully belly dragonfly")
-_NOT_UNIT_CHARACTERS = frozenset(
-    "十百千万萬亿億兆零一二两三四五六七八九半分之或和与及至到不余约約左右上下多少超近几非未無无没否错对是的吗呢吧起内外方幂根成折"
-)
-_WORD = re.compile(r"[^\W\d_]+(?:[-'’.][^\W\d_]+)*\.?\Z")
-#: What a noun may be followed by without another meaning.
-_TRAILING = word_set("each total altogether left remaining overall old tall long wide high deep away apart")
-#: What may stand between nouns: cups of tea.
-_JOINING = frozenset({"of", "the", "a", "an"})
 _MAX_WORDS = 4
 
 _AREA_WORDS = frozenset({"square", "sq", "sq.", "平方"})
@@ -242,11 +217,12 @@ _ALONE = re.compile(r"\^|[²³⁻]")
 
 
 @lru_cache(maxsize=2048)
-def canonical(text: str) -> str | None:
+def canonical(text: str, *, is_single: bool = False) -> str | None:
     """The one name of a unit.
 
     Args:
         text: A unit by itself: symbol or words, singular or plural, with ``/``, "per", "square", ``^2``.
+        is_single: Whether there is one of it or less, so that a noun may stand in the singular.
 
     Returns:
         The name (``"km/h"``, ``"cm^2"``, ``"%"``, ``"apple"``), or ``None`` where the text is no unit: a variable, or
@@ -255,8 +231,8 @@ def canonical(text: str) -> str | None:
     Example:
         >>> canonical("kilometres per hour"), canonical("sq. cm"), canonical("cm^2"), canonical("percent")
         ('km/h', 'cm^2', 'cm^2', '%')
-        >>> canonical("red apples"), canonical("or so"), canonical("x")
-        ('red apple', None, None)
+        >>> canonical("red melons"), canonical("red melon", is_single=True), canonical("or so"), canonical("x")
+        ('red melon', 'red melon', None, None)
     """
     text = text.strip()
     if not text or len(text) > 80:
@@ -265,7 +241,7 @@ def canonical(text: str) -> str | None:
     known = names.get(text)
     if known is not None and known not in _COMPOSITE:
         return known
-    factors = _factors(text)
+    factors = _factors(text, is_single)
     return None if factors is None else _join(factors)
 
 
@@ -276,6 +252,20 @@ def is_known(text: str) -> bool:
     (True, False)
     """
     return _lookup(text) is not None
+
+
+def is_measure(unit: str) -> bool:
+    """Whether all of a unit is in the tables, and no noun.
+
+    Args:
+        unit: A name that :func:`canonical` gave.
+
+    >>> is_measure("km/h"), is_measure("apple"), is_measure("apple/h")
+    (True, False, False)
+    """
+    _, values = _spellings()
+    names = [part.partition("^")[0] for _, part in _parts_of_canonical(unit)]
+    return all(name in values or name in _TABLE for name in names)
 
 
 def conversion(unit: str) -> tuple[str, Fraction] | None:
@@ -323,7 +313,7 @@ def _power(name: str, power: int) -> str:
     return name if power == 1 else f"{name}^{power}"
 
 
-def _factors(text: str) -> dict[str, int] | None:
+def _factors(text: str, is_single: bool) -> dict[str, int] | None:
     """A unit as powers of canonical names."""
     text = text.replace("μ", "µ") if "μ" in text else text
     if not text.isascii() and any("\u3400" <= character <= "\u9fff" for character in text):
@@ -338,7 +328,7 @@ def _factors(text: str) -> dict[str, int] | None:
         signs = [1] + [-1] * (len(pieces) - 1)
     factors: dict[str, int] = {}
     for sign, piece in zip(signs, pieces, strict=True):
-        product = _product(piece)
+        product = _product(piece, is_single or sign < 0)
         if product is None:
             return None
         for name, power in product.items():
@@ -346,11 +336,11 @@ def _factors(text: str) -> dict[str, int] | None:
     return {name: power for name, power in factors.items() if power} or None
 
 
-def _product(text: str) -> dict[str, int] | None:
+def _product(text: str, is_single: bool) -> dict[str, int] | None:
     """``N m``, ``kW·h``, ``square feet``, ``m s^-2``, or a noun."""
     text = text.strip().strip("()")
     if text.startswith("per "):
-        inverse = _product(text[4:])
+        inverse = _product(text[4:], True)
         return None if inverse is None else {name: -power for name, power in inverse.items()}
     words = text.replace("·", " ").replace("*", " ").replace("⋅", " ").split()
     if not words or len(words) > _MAX_WORDS + 1:
@@ -374,12 +364,12 @@ def _product(text: str) -> dict[str, int] | None:
         for name, exponent in known.items():
             factors[name] = factors.get(name, 0) + exponent * power
     rest = words[i:]
-    while rest and factors and rest[-1].casefold() in _TRAILING:
+    while rest and factors and rest[-1].casefold() in TRAILING:
         rest = rest[:-1]
     if not rest:
         return factors or None
-    noun = _noun(words)
-    return None if noun is None else {noun: 1}
+    counted = noun(words, is_single=is_single)
+    return None if counted is None else {counted: 1}
 
 
 def _known_at(words: list[str], i: int, word: str) -> tuple[dict[str, int] | None, int]:
@@ -410,49 +400,9 @@ def _lookup(word: str) -> dict[str, int] | None:
             return {"m": 1, "s": power}
         return {name: exponent * power for name, exponent in known.items()}
     name = names.get(word) or names.get(word.rstrip("."))
-    if name is None and len(word) > 2:
-        name = names.get(word.casefold().rstrip("."))
+    if name is None and len(word) > 2 and (folded := word.casefold().rstrip(".")) not in _CASE_COUNTS:
+        name = names.get(folded)
     return None if name is None else dict(_COMPOSITE.get(name) or {name: 1})
-
-
-def _noun(words: list[str]) -> str | None:
-    """Words that no table knows, where they can name a thing; singular, so that numbers of it agree."""
-    if len(words) > _MAX_WORDS:
-        return None
-    nouns: list[str] = []
-    for raw in words:
-        word = raw.rstrip(".").casefold().replace("’", "'")
-        is_noun = len(word) > 1 and word not in _NOT_UNITS and _NOT_UNIT_CHARACTERS.isdisjoint(word)
-        if not _WORD.match(raw) or not (is_noun or (nouns and word in _JOINING)):
-            return None
-        if word.endswith(("n't", "'re", "'ll", "'s")) or (word.endswith("ly") and _singular(word) not in _NOUNS_IN_LY):
-            return None
-        nouns.append(word)
-    if nouns[0] in _JOINING or nouns[-1] in _JOINING:
-        return None
-    while len(nouns) > 1 and nouns[-1] in _TRAILING:
-        nouns.pop()
-    return " ".join(map(_singular, nouns))
-
-
-_IRREGULAR = {"people": "person", "persons": "person", "children": "child", "men": "man", "women": "woman"}
-_IRREGULAR |= {"mice": "mouse", "geese": "goose", "teeth": "tooth", "dice": "die", "lives": "life", "knives": "knife"}
-_IRREGULAR |= {"leaves": "leaf", "loaves": "loaf", "wolves": "wolf", "vertices": "vertex", "halves": "half"}
-_IRREGULAR |= {"shelves": "shelf", "calves": "calf", "oxen": "ox", "pies": "pie", "ties": "tie", "cookies": "cookie"}
-_IRREGULAR |= {"movies": "movie", "brownies": "brownie", "zombies": "zombie", "buses": "bus", "gases": "gas"}
-_HISSING = ("sses", "xes", "ches", "shes", "zzes")
-
-
-def _singular(word: str) -> str:
-    if word in _IRREGULAR:
-        return _IRREGULAR[word]
-    if len(word) <= 3 or not word.endswith("s") or word.endswith(("ss", "us", "is")):
-        return word
-    if word.endswith("ies") and len(word) > 4:
-        return word[:-3] + "y"
-    if word.endswith(_HISSING) or word.endswith("oes"):
-        return word[:-2]
-    return word[:-1]
 
 
 def _han_factors(text: str) -> dict[str, int] | None:
@@ -466,11 +416,10 @@ def _han_factors(text: str) -> dict[str, int] | None:
             power, piece = (2 if piece[:2] in _AREA_WORDS else 3), piece[2:]
         known = _lookup(piece)
         if known is None:
-            if power > 1 or not piece or len(piece) > 8 or not _NOT_UNIT_CHARACTERS.isdisjoint(piece):
+            counted = han_noun(piece) if piece and power == 1 else None
+            if counted is None:
                 return None
-            if any(not character.isalpha() for character in piece):
-                return None
-            known = {piece: 1}
+            known = {counted: 1}
         for name, exponent in known.items():
             factors[name] = factors.get(name, 0) + (-1 if index else 1) * exponent * power
     return {name: power for name, power in factors.items() if power} or None
