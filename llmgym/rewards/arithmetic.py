@@ -28,6 +28,8 @@ _SAME_AS = str.maketrans(
     | {"\u3000": " ", "\u00a0": " ", "\u202f": " ", "\u2009": " "}
 )
 _VARIANT = re.compile("[" + re.escape("".join(map(chr, _SAME_AS))) + "]")
+#: In longer texts, many characters may have to be replaced: one pass over all of them bounds the time.
+_LONG = 2048
 
 _NUMBER = r"[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+"
 _TOKEN = re.compile(rf"\s*(?:({_NUMBER})|(\*\*|[-+*/^()]))")
@@ -39,8 +41,12 @@ def plain(text: str) -> str:
     >>> plain("１２×３ − ４")
     '12*3 - 4'
     """
-    # Not str.translate: that looks up every character, and a response has hundreds of which few or none are meant.
-    return text if text.isascii() else _VARIANT.sub(lambda match: _SAME_AS[ord(match[0])], text)
+    if text.isascii():
+        return text
+    if len(text) > _LONG:
+        return text.translate(_SAME_AS)
+    # It looks up every character, and a response has hundreds of which few or none are meant.
+    return _VARIANT.sub(lambda match: _SAME_AS[ord(match[0])], text)
 
 
 def tokenize(expression: str) -> list[str] | None:

@@ -51,6 +51,10 @@ class TagReport:
         return not self.problems
 
 
+_EMPTY = TagReport(("missing_think", "missing_answer"), 0)
+_UNTAGGED = TagReport(("missing_think", "missing_answer", "text_before"), 0)
+
+
 def check_tags(response: str, *, require_thinking: bool = False) -> TagReport:
     """What is wrong with the tags of a response.
 
@@ -64,6 +68,8 @@ def check_tags(response: str, *, require_thinking: bool = False) -> TagReport:
         >>> check_tags("So: <answer>42</answer> <think></answer></think>").problems
         ('wrong_order', 'stray_close', 'text_before')
     """
+    if _TAG.search(response) is None:
+        return _UNTAGGED if response.strip() else _EMPTY
     reader = _Reader(response, require_thinking)
     for match in _TAG.finditer(response):
         reader.take(match)

@@ -7,17 +7,15 @@ run, and time and memory are bounded by construction, so that any thread or proc
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
-from llmgym.errors import InvalidOptionError, unknown_name
-from llmgym.rewards.comparison.answers import Reference, compare
-from llmgym.rewards.comparison.verdicts import STRICT, Leniency, Status
-from llmgym.rewards.extraction.rules import MAX_ANSWER, Rule, check_rules, extract
+from llmgym.errors import InvalidOptionError
+from llmgym.rewards.comparison.answers import Reference, compare, make_leniency
+from llmgym.rewards.comparison.verdicts import Leniency, Status
+from llmgym.rewards.extraction.rules import Rule, check_rules, extract
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Whether a response is right, and why.
 
     Attributes:
@@ -149,22 +147,5 @@ def judge_answer(
     answer = extraction.text
     if answer is None:
         return Verdict(Status.INCORRECT, extraction.reason, extraction.rule, None)
-    if len(answer) > MAX_ANSWER:
-        return Verdict(Status.UNVERIFIABLE, "too_long", extraction.rule, answer)
     match = compare(answer, reference, leniency)
     return Verdict(match.status, match.reason, extraction.rule, answer)
-
-
-def make_leniency(options: dict[str, Any]) -> Leniency:
-    """A :class:`Leniency` from keyword arguments.
-
-    Raises:
-        InvalidOptionError: If one is unknown or not valid.
-    """
-    if not options:
-        return STRICT
-    known = [field.name for field in fields(Leniency)]
-    for name in options:
-        if name not in known:
-            raise unknown_name("a leniency", name, known)
-    return Leniency(**options)

@@ -54,6 +54,8 @@ def test_answer_tags(response: str, answer: str) -> None:
         ("\\boxed{42}. So the answer is 42 apples.", "42"),
         ("\\boxed{42}. Check: 2 * 21 = 42, and 17 is not needed.", "42"),
         ("Put it into \\boxed{}: \\boxed{42}", "42"),
+        ("\\boxed{2}\\text{ or }\\boxed{3}", "2 or 3"),
+        ("\\boxed{\\text{So the answer is } 9}", "9"),
     ],
 )
 def test_boxes(response: str, answer: str) -> None:
@@ -301,6 +303,52 @@ def test_only_the_end_of_a_long_response_is_read() -> None:
     assert extract_answer(f"<answer>41</answer>{padding}\nso 42 it is in the end of all this text") == "42"
     assert extract(f"<think>{padding}</think><answer>42</answer>").text == "42"
     assert extract(f"<think>{padding}").reason == "unclosed_thinking"
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        ("In the end the rent went up: it rose by 4.5 percent", "4.5 percent"),
+        ("**The distance increased by 10%.**", "10%"),
+        ("As he saw, the number increased by 42", "by 42"),
+        ("Then we divide the number by 42", "by 42"),
+        ("It grew by at least 42", "at least 42"),
+        ("班里一共有二十五人。", "二十五人"),
+        ("所以概率为百分之四十", "百分之四十"),
+        ("故∠B的度数为 $30°$。", "30°"),
+        ("一半的42", "半的 42"),
+        ("The area of the square is **16 cm^2**.", "16 cm^2"),
+        ("I get $\\tfrac{7}{8}$ in the end.", "\\tfrac{7}{8}"),
+        ("The answer is 12 eggs, i.e. 12.", "12 eggs"),
+        ("The answer is 12 eggs, i.e. 13.", "12 eggs, i.e. 13"),
+        ("综上，对的是 A、C。故选：AC", "AC"),
+        (
+            "the whole costs -1,250.50 euros, which is rather a lot of money for one evening out with friends",
+            "-1,250.50",
+        ),
+        ("it costs us $11.80, and that is rather a lot of money for one evening out with some friends", "$11.80"),
+        ("after some work the whole comes to 3 and 5, as anyone can check who has a little time to spare", "3 and 5"),
+        ("after some work the whole comes to 2x + 5, as anyone can check who has a little time to spare", "2x + 5"),
+    ],
+)
+def test_what_stands_around_a_value_is_heard(response: str, answer: str) -> None:
+    assert extract(response).text == answer
+
+
+@pytest.mark.parametrize(
+    "response", ["42 or", "42或", "<answer>42 or</answer>", "The answer is 42 or", "\\boxed{42 or }"]
+)
+def test_an_open_choice_is_no_answer(response: str) -> None:
+    assert extract(response).reason == "hedged"
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [("42", "42"), ("0.333...", "0.333..."), ("So it is 42. . ;", "42"), ("The answer is 7**.**", "7"),
+     ("The answer is 42。、", "42"), ("The answer is x\\,", "x\\,")],
+)  # fmt: skip
+def test_what_ends_a_sentence_is_no_part_of_the_answer(response: str, answer: str) -> None:
+    assert extract(response).text == answer
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,14 @@ from fractions import Fraction
 
 import pytest
 
-from llmgym.rewards.arithmetic import MAX_DEPTH, MAX_LENGTH, evaluate, numbers_used
+from llmgym.rewards.arithmetic import MAX_DEPTH, MAX_LENGTH, evaluate, numbers_used, plain
 from llmgym.rewards.steps import arithmetic_holds
+
+
+@pytest.mark.parametrize("times", [1, 2000])
+def test_signs_are_levelled_in_texts_of_any_length(times: int) -> None:
+    assert plain("１２×３ − 四，" * times) == "12*3 - 四," * times
+    assert plain("12*3" * times) == "12*3" * times
 
 
 @pytest.mark.parametrize(

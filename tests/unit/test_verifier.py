@@ -66,6 +66,47 @@ def test_an_answer_that_is_too_long_is_unverifiable() -> None:
     assert not verdict.correct
 
 
+def test_a_long_answer_is_compared_where_that_is_possible() -> None:
+    digits = "7" * 5000
+    assert judge(f"\\boxed{{{digits}}}", digits).status is Status.CORRECT
+    assert judge(f"\\boxed{{{digits}8}}", digits).reason == "too_long"
+
+
+@pytest.mark.parametrize(
+    ("response", "reference", "is_right"),
+    [
+        ("In the end it rose by 4.5 percent.", "4.5\\%", True),
+        ("In the end it rose by 4.5 percent.", "5.4\\%", False),
+        ("Multiply the number by 42", "42", False),
+        ("班里一共有二十五人。", "25", True),
+        ("班里一共有二十五人。", "52", False),
+        ("不是二十五人", "25", False),
+        ("\\boxed{3}\\text{ or }\\boxed{5}", "\\{3,5\\}", True),
+        ("$\\boxed{2}$ or $\\boxed{5}$", "2,5", True),
+        ("\\boxed{3}\\text{ or }\\boxed{5}", "3", False),
+        ("$\\boxed{2}$ or $\\boxed{5}$", "5", False),
+        ("The area of the square is **16 cm^2**.", "16\\text{ cm}^2", True),
+        ("The area of the square is **16 cm^2**.", "16\\text{ cm}^3", False),
+        ("综上，对的是 A、C。故选：AC", "AC", True),
+        ("综上，对的是 A、C。故选：AD", "AC", False),
+        ("\\boxed{\\text{The answer is not } 9}", "9", False),
+        ("<answer>the negative of 42</answer>", "42", False),
+        ("The answer is the double of 42.", "42", False),
+        ("The answer is until 42.", "42", False),
+        ("You might think the answer is 42, but it is 43.", "42", False),
+        ("If the answer were 42, we would have one too many.", "42", False),
+        ("一半的42", "42", False),
+        ("答案是42的一半", "42", False),
+        ("two of 42", "42", False),
+        ("a = 0", "b=0", False),
+        ("<answer>July 4</answer>", "4", False),
+        ("<answer>July 4</answer>", "July 4", True),
+    ],
+)
+def test_what_a_response_settles_on(response: str, reference: str, is_right: bool) -> None:
+    assert verify(response, reference) is is_right
+
+
 def test_demanded_rules() -> None:
     assert verify("I would say that it is 42", "42")
     assert judge("I would say that it is 42", "42", rules=["boxed"]).reason == "no_answer"

@@ -26,8 +26,8 @@ __all__ = ["STRICT", "Leniency", "Match", "Reference", "Status", "answers_equal"
 #: A literal as most answers are written, and the most characters of one that is read here.
 _PLAIN = re.compile(r"([-+]?)([0-9]+)(?:\.([0-9]+)|/([0-9]+))?")
 _MAX_PLAIN = 100
-#: A whole number with one letter that does not scale it.
-_DRESSED = re.compile(r"([-+]?[0-9]{1,18}) ?[^\W\d_十百千万萬亿億兆半倍成折]")
+#: A whole number between letters of which none scales it: ``8 m``, ``x9``, ``$5``.
+_DRESSED = re.compile(r"[A-Za-z$]?([-+]?[0-9]{1,18})(?: ?[^\W\d_十百千万萬亿億兆半倍成折])?")
 #: Numerator and denominator, not in lowest terms: two of them are compared by two products.
 _Quotient: TypeAlias = tuple[int, int]
 
@@ -133,7 +133,7 @@ def compare(answer: str, reference: str | Reference, leniency: Leniency = STRICT
             return _numbers(number, reference.number, leniency)
         if (dressed := _DRESSED.fullmatch(tidy)) and not leniency.has_tolerance:
             above, below = reference.number
-            if int(dressed[1]) * below != above:  # another number, whatever the letter stands for: no need to read it
+            if int(dressed[1]) * below != above:  # another number, whatever the letters stand for: no need to read it
                 return _DIFFERENT_VALUE
     if reference.choice is not None:
         chosen = words.choice(tidy)

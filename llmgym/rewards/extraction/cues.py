@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 
+from llmgym.rewards.extraction.patterns import pattern
 from llmgym.rewards.extraction.spans import CJK
 
 #: Characters before a number that can say something about it.
 NEAR = 64
 
-_CLAUSE = re.compile(r"[.!?;](?:\s|\Z)|[。！？；\n]")
-_CLAUSE_MARK = re.compile(r"[.!?;。！？；\n]")
+_CLAUSE = pattern(r"[.!?;。！？；\n](?:(?<=[。！？；\n])|\s|\Z)")
+_CLAUSE_MARK = pattern(r"[.!?;。！？；\n]")
 
 #: Anywhere before the number since the last comma.
 _DENYING = frozenset(
@@ -26,26 +27,34 @@ _EXCLUDING = frozenset(
      "excludes", "excluded", "reject", "rejects", "rejected", "eliminate", "eliminates", "eliminated", "discard",
      "discards", "discarded", "avoid", "avoids", "avoided", "refute", "refutes", "refuted")
 )  # fmt: skip
+_EXCLUDING_SIGNS = ("不是", "不等于", "不为", "并非", "≠", "!=", "\\ne", "\\neq")
 _EXCLUDING_ENDS = (
-    "except for", "far from", "rule out", "rules out", "ruled out", "ruling out", "no es", "不是", "不等于", "不为",
-    "并非", "≠", "!=", "\\ne", "\\neq",
+    "except for", "far from", "rule out", "rules out", "ruled out", "ruling out", "no es", *_EXCLUDING_SIGNS
 )  # fmt: skip
-_DENIED_AFTER = re.compile(
+_DENIED_AFTER = pattern(
     r"[\s)\]}$*'\"`]*(?:(?:is|was|are|were|would be|seems|looks|must be)\s+(?:(?:\w+\s+)?(?:not|wrong|incorrect|false"
     r"|impossible|excluded)|ruled out)\b|(?:is|was|does|do|wo|ca|did)n['’]t\b|cannot\b|(?:does|do|did|will) not\b"
     r"|fails?\b"
     r"|不对|不是|是错|错误|ではない|ではありません|じゃない|가 아니|이 아니)",
     re.IGNORECASE,
 )
+#: What may come before a denial, and the two characters that each begins with.
+_BEFORE_DENIAL = " \t\r\n\v\f)]}$*'\"`"
+_DENIAL_STARTS = frozenset(
+    ("is", "wa", "ar", "we", "wo", "se", "lo", "mu", "ru", "do", "ca", "di", "wi", "fa", "不对", "不是", "是错", "错误",
+     "では", "じゃ", "가 ", "이 ")
+)  # fmt: skip
 _OPEN = frozenset(
     ("maybe", "perhaps", "possibly", "probably", "might", "either", "unsure", "whether", "guess", "suppose", "assume",
      "claim", "claims")
 )  # fmt: skip
 _OPEN_PHRASES = ("may be", "could be", "not sure", "not certain")
 _IN_PHRASES = frozenset(("may", "could", "sure", "certain"))
-_OPEN_CJK = re.compile("或许|也许|可能|大概|不确定")
+#: A word without which nothing before a number objects to it, beside Chinese and signs.
+_OBJECTIONS = _DENYING | _EXCLUDING | _OPEN | _IN_PHRASES | {"for", "from", "out", "es", "or", "oder", "ou"}
+_OPEN_CJK = pattern("或许|也许|可能|大概|不确定")
 #: "41 or, for that matter, 42".
-_OTHER_CHOICE = re.compile(
+_OTHER_CHOICE = pattern(
     r"[0-9)}$][^.;!?\n]{0,20}(?:\b(?:or|oder|ou)\b|或)[^.;!?\n]{0,20}\Z|[.;!?]\s+(?:or|oder|ou)\s+\Z", re.IGNORECASE
 )
 
@@ -66,12 +75,21 @@ _VALUE_NOUNS = frozenset(
      "difference", "quotient", "degree", "result", "answer", "measure", "angle", "mass", "time", "size")
 )  # fmt: skip
 _QUALIFIER_ENDS = tuple(f" {qualifier}" for qualifier in _QUALIFIERS)
+_QUALIFIER_LAST = frozenset((*(qualifier.rsplit(" ", 1)[-1] for qualifier in _QUALIFIERS), "of"))
 _QUALIFIERS_GLUED = (
-    "≈", "~", "<", ">", "≤", "≥", "√", "±", "大约", "约", "至少", "至多", "不超过", "不少于", "超过", "大于", "小于",
-    "负", "接近", "不到", "不足", "将近", "几乎", "高于", "低于", "少于", "多于", "近",
+    "≈", "~", "<", ">", "≤", "≥", "√", "±", "大约", "约", "半的", "倍的", "之一的", "至少", "至多", "不超过", "不少于",
+    "超过", "大于", "小于", "负", "接近", "不到", "不足", "将近", "几乎", "高于", "低于", "少于", "多于", "近",
 )  # fmt: skip
+#: What goes up or down "by 10 %" says how far. Those of the second set may also describe: "the number increased by 42".
+_CHANGED = frozenset(
+    ("rose", "fell", "grew", "dropped", "shrank", "declined", "climbed", "jumped", "rises", "falls", "grows", "drops",
+     "shrinks", "declines", "increases", "decreases", "risen", "fallen", "grown")
+)  # fmt: skip
+_CHANGED_OR_DESCRIBED = frozenset(("increased", "decreased", "reduced", "raised", "lowered"))
+_DESCRIBED = frozenset(("number", "value", "integer", "variable", "quantity", "is", "be", "are", "if", "when", "then"))
+_GLUED_LAST = frozenset(qualifier[-1] for qualifier in _QUALIFIERS_GLUED)
 
-_STATING = re.compile(
+_STATING = pattern(
     r"(?:\b(?:(?:is|are|was|were|be|been|has|have|had|gets?|got|makes?|made|equals?|costs?|needs?|needed|takes?|took"
     r"|totals?|leaves?|paid|pays?|earns?|earned|spends?|spent|eats?|ate|sells?|sold|buys?|bought|weighs?|contains?"
     r"|remains?|becomes?|gives?|gave|yields?|runs?|ran|walks?|walked|drives?|drove|uses?|used|saves?|saved|receives?"
@@ -81,16 +99,21 @@ _STATING = re.compile(
     r"|[=:是为有得共到剩于需要花了走跑付买卖吃])[\s$€£¥*_(\"']*\Z",
     re.IGNORECASE,
 )
-_SCALE = re.compile(
-    r"\s?(?:hundred|thousand|million|billion|trillion|dozen|score|percent|per cent|squared|cubed|factorial"
+_SCALE = pattern(
+    r"\s?(?i:(?:hundred|thousand|million|billion|trillion|dozen|score|percent|per cent|squared|cubed|factorial"
     r"|or (?:so|more|less|fewer)|and a half|halves|thirds|quarters|fourths|fifths|sixths|tenths)\b"
-    r"(?: (?!of\b)[a-z]+(?=[.!]?\s*\Z))?"
-    rf"|\s?[十百千万萬亿億兆半倍成折]+(?:[{CJK}]{{1,3}}(?![{CJK}]))?",
-    re.IGNORECASE,
+    r"(?: (?!of\b)[a-z]+(?=[.!]?\s*\Z))?)"
+    r"|\s?的(?:[一二两三四五六七八九十百0-9]+倍|一?半|[一二三四五六七八九十百0-9]+分之)[^.。,\n]{0,8}"
+    rf"|\s?[十百千万萬亿億兆半倍成折]+(?:[{CJK}]{{1,3}}(?![{CJK}]))?"
 )
-_SQUARE = re.compile(r"\b(sq|cu)\. ?")
-_CJK_UNIT = re.compile(rf"\s?([{CJK}]{{1,3}})(?![{CJK}])[\s*_)]*\Z")
-_UNIT_WORD = re.compile(r"[^\W\d_]+(?:[/-][^\W\d_]+)*[²³]?")
+_SCALE_STARTS = frozenset(
+    ("hu", "th", "mi", "bi", "tr", "do", "sc", "pe", "sq", "cu", "fa", "or", "an", "ha", "qu", "fo", "fi", "si", "te")
+)
+_HAN_SCALE = pattern(r"\s?[的十百千万萬亿億兆半倍成折]")
+_SQUARE = pattern(r"\b(sq|cu)\. ?")
+_CJK_UNIT = pattern(rf"\s?([{CJK}]{{1,3}})(?![{CJK}])[\s*_)]*\Z")
+_UNIT_START = pattern(r"\s*[.*_)/-]*[^\W\d_]")
+_UNIT_WORD = pattern(r"[^\W\d_]+(?:[/-][^\W\d_]+)*[²³]?")
 _NO_UNITS = frozenset(
     ("in", "left", "more", "total", "each", "altogether", "remaining", "of", "now", "is", "was", "are", "were", "so",
      "and", "then", "as", "for", "by", "at", "to", "because", "since", "which", "that", "when", "if", "while", "with",
@@ -116,9 +139,17 @@ def objection(before: str, after: str) -> str:
     if "?" in after[:8] and after.lstrip(" *_$)\"'").startswith("?"):
         return "question"
     clause = before[-NEAR:].lower().replace("’", "'")
+    words = clause.split()
+    if (
+        _OBJECTIONS.isdisjoint([word.strip("*_$(\"',:、") for word in words])
+        and (after[:48].lstrip(_BEFORE_DENIAL)[:2].lower() not in _DENIAL_STARTS)
+        and not (words and words[-1].endswith(_EXCLUDING_SIGNS))
+        and (clause.isascii() or not ("或" in clause or _OPEN_CJK.search(clause)))
+    ):
+        return ""  # the usual case: nothing is there that could object
     if _CLAUSE_MARK.search(clause):
         clause = _CLAUSE.split(clause)[-1]
-    words = clause.split()
+        words = clause.split()
     part: list[str] = []  # the words since the last comma, the last of them first
     for word in reversed(words):
         if word[-1] in ",:、":
@@ -145,16 +176,28 @@ def qualifier(before: str) -> str:
     ('at least', '')
     """
     ending = f" {before[-24:].rstrip().lower()}"
-    if ending.endswith(_QUALIFIER_ENDS):
+    if ending.rpartition(" ")[2] not in _QUALIFIER_LAST:
+        pass  # the usual case
+    elif ending.endswith(" by") and _tells_change(before):
+        return ""
+    elif ending.endswith(_QUALIFIER_ENDS):
         return max((words for words in _QUALIFIERS if ending.endswith(f" {words}")), key=len)
-    if ending.endswith(" of"):
+    elif ending.endswith(" of"):
         noun = ending.split()[-2:-1]
         return "" if noun and noun[0] in _VALUE_NOUNS else " ".join([*noun, "of"])
     if not ending.isascii():
         ending = ending.rstrip("是为有")
-    if ending.endswith(_QUALIFIERS_GLUED):
+    if ending[-1] in _GLUED_LAST and ending.endswith(_QUALIFIERS_GLUED):
         return next(words for words in _QUALIFIERS_GLUED if ending.endswith(words))
     return ""
+
+
+def _tells_change(before: str) -> bool:
+    """Whether a text that ends in "by" says how far something went up or down."""
+    *_, subject, verb, _ = ["", "", *before[-NEAR:].lower().split()]
+    if len(subject) < 2 or verb not in _CHANGED | _CHANGED_OR_DESCRIBED:
+        return False
+    return verb in _CHANGED or subject not in _DESCRIBED
 
 
 def is_stated(before: str) -> bool:
@@ -172,11 +215,14 @@ def unit_after(after: str) -> str:
     >>> unit_after(" square feet in all."), unit_after(" million people live"), unit_after(" of them")
     (' square feet', ' million', '')
     """
-    if not after or after[0] in ".,;:!?。)]}\n":
+    if not after or after[0] in ".,;:!?。)]}\n" or not _UNIT_START.match(after):
         return ""
-    if scale := _SCALE.match(after):
+    may_scale = after.lstrip()[:2].lower() in _SCALE_STARTS or (not after.isascii() and _HAN_SCALE.match(after))
+    if may_scale and (scale := _SCALE.match(after)):
         return scale.group()
-    rest = _CLAUSE.split(_SQUARE.sub(r"\1 ", after) if "." in after else after, maxsplit=1)[0]
+    rest = _SQUARE.sub(r"\1 ", after) if "." in after else after
+    if clause_end := _CLAUSE.search(rest):
+        rest = rest[: clause_end.start()]
     if not rest.isascii() and (cjk := _CJK_UNIT.match(rest)):
         return "" if cjk[1][0] in _NO_CJK_UNITS else cjk[1]
     words = rest.split(None, _MOST_WORDS_AFTER)

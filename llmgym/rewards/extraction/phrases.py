@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from llmgym.rewards.extraction.conclusions import Found, sentence_value, stated, trimmed
+from llmgym.rewards.extraction.patterns import pattern
 from llmgym.rewards.extraction.spans import FUNCTIONS
 
 #: Occurrences of a word such as "answer" that are looked at, from the end: more of them say nothing.
@@ -20,11 +21,11 @@ _IS = (
     r"|turns out to be)\b"
 )
 _LINKED = r"to|for|of|in|that|which|we|i|you|here|choice|option|then|therefore|thus|hence|now|,"
-_ENGLISH = re.compile(
+_ENGLISH = pattern(
     rf"answers?(?:['’]s\b|(?:\s*\([^()\n]{{0,40}}\))?{_COLON}|\s+(?:->|=>|→|⇒|-|—)\s"
     rf"|(?:,?\s+(?:{_LINKED})\b[^.!?\n:=]{{0,60}}?)?,?[*_`]{{0,4}}\s+{_IS}(?:{_COLON})?)"
 )
-_CHOICE = re.compile(
+_CHOICE = pattern(
     rf"(?:(?<=correct )|(?<=right )|(?<=best ))(?:option|choice)(?:{_COLON}|\s+(?:is|would be|should be|must be)\b:?)"
 )
 _GERMAN = r"\s+(?:ist|lautet|wäre|beträgt)\b(?:\s+(?:also|somit|daher|demnach)\b)?"
@@ -34,92 +35,101 @@ _LATIN = {
     "answer": _ENGLISH,
     "option": _CHOICE,
     "choice": _CHOICE,
-    "antwort": re.compile(rf"antwort(?:{_GERMAN}|{_COLON})"),
-    "lösung": re.compile(rf"lösung(?:{_GERMAN}|{_COLON})"),
-    "endergebnis": re.compile(rf"endergebnis(?:{_GERMAN}|{_COLON})"),
-    "réponse": re.compile(
+    "antwort": pattern(rf"antwort(?:{_GERMAN}|{_COLON})"),
+    "lösung": pattern(rf"lösung(?:{_GERMAN}|{_COLON})"),
+    "endergebnis": pattern(rf"endergebnis(?:{_GERMAN}|{_COLON})"),
+    "réponse": pattern(
         rf"réponse(?:\s+(?:finale|correcte|exacte|juste))?(?:\s+(?:est|vaut|sera)\b(?:\s+donc\b)?|{_COLON})"
     ),
-    "respuesta": re.compile(rf"respuesta(?:\s+(?:final|correcta))?(?:\s+(?:es|sería|será)\b|{_COLON})"),
-    "risposta": re.compile(
+    "respuesta": pattern(rf"respuesta(?:\s+(?:final|correcta))?(?:\s+(?:es|sería|será)\b|{_COLON})"),
+    "risposta": pattern(
         rf"risposta(?:\s+(?:finale|corretta|esatta|giusta))?(?:\s+(?:è|e['’]|sarà)(?:\s+quindi\b)?|{_COLON})"
     ),
-    "resposta": re.compile(rf"resposta(?:\s+(?:final|correta|certa))?(?:\s+(?:é|será)\b(?:\s+portanto\b)?|{_COLON})"),
+    "resposta": pattern(rf"resposta(?:\s+(?:final|correta|certa))?(?:\s+(?:é|será)\b(?:\s+portanto\b)?|{_COLON})"),
 }
 _OTHER = {
-    "ответ": re.compile(rf"ответ(?:ом)?(?:{_COLON}|\s+[—–-]\s|\s+(?:равен|будет|является|это|есть)\b)"),
-    "答案": re.compile(
+    "ответ": pattern(rf"ответ(?:ом)?(?:{_COLON}|\s+[—–-]\s|\s+(?:равен|будет|является|это|есть)\b)"),
+    "答案": pattern(
         r"答案(?:应该|应当|应|就|即|分别|将|会|便){0,3}[*_]{0,4}\s*(?:是|为|為|选|選|等于|等於|=|:|】)[*_]{0,4}\s*:?"
     ),
-    "答": re.compile(r"答\s*:"),
-    "选": re.compile(r"选择?[*_]{0,4}\s*:?\s*(?=[*_]{0,4}[(\[]?[a-h](?![a-z]))"),
-    "選": re.compile(r"選擇?[*_]{0,4}\s*:?\s*(?=[*_]{0,4}[(\[]?[a-h](?![a-z]))"),
-    "正确选项": re.compile(r"正确选项[*_]{0,4}\s*(?:是|为|:)"),
-    "答え": re.compile(rf"答え{_JAPANESE}"),
-    "正解": re.compile(rf"正解{_JAPANESE}"),
-    "解答": re.compile(rf"解答{_JAPANESE}"),
-    "답": re.compile(rf"답[*_]{{0,4}}(?:은|는|이|{_COLON})"),
+    "答": pattern(r"答\s*:"),
+    "选": pattern(r"选择?[*_]{0,4}\s*:?\s*(?=[*_]{0,4}[(\[]?[a-h]{1,8}(?![a-z]))"),
+    "選": pattern(r"選擇?[*_]{0,4}\s*:?\s*(?=[*_]{0,4}[(\[]?[a-h]{1,8}(?![a-z]))"),
+    "正确选项": pattern(r"正确选项[*_]{0,4}\s*(?:是|为|:)"),
+    "答え": pattern(rf"答え{_JAPANESE}"),
+    "正解": pattern(rf"正解{_JAPANESE}"),
+    "解答": pattern(rf"解答{_JAPANESE}"),
+    "답": pattern(rf"답[*_]{{0,4}}(?:은|는|이|{_COLON})"),
 }
 _ALL = _LATIN | _OTHER
-_HEADING = re.compile(r"answer[*_#]{0,4}:?[*_#]{0,4}[ \t]*\n")
-_BEFORE_HEADING = re.compile(r"(?:\A|\n)[ \t#*_>-]*(?:(?:the|my|our|final|correct)[ \t]+){0,2}\Z")
+_BY_FREQUENCY = "etaoinsrhldcumfpgwybvkxjqz"
+
+
+def _from_rarest_letter(word: str) -> str:
+    """A pattern for a word that begins at its rarest letter and looks back: a search stops at few places then."""
+    at = max(range(len(word)), key=lambda index: _BY_FREQUENCY.find(word[index]) % 99)
+    return f"{word[at]}(?<={word[: at + 1]}){word[at + 1 :]}"
+
+
+_ANY_ANCHOR = pattern("|".join(map(_from_rarest_letter, _ALL)))
+_HEADING = pattern(r"answer[*_#]{0,4}:?[*_#]{0,4}[ \t]*\n")
+_BEFORE_HEADING = pattern(r"(?:\A|\n)[ \t#*_>-]*(?:(?:the|my|our|final|correct)[ \t]+){0,2}\Z")
 
 #: Before the phrase: words that only suppose the answer, or say that it is not this one.
-_SUPPOSED = re.compile(
+_SUPPOSED = pattern(
     r"\b(?:if|whether|suppose|supposing|assume|assuming|imagine|check that|(?:might|may|could|would|will)\s+"
     r"(?:think|say|guess|believe|expect|argue|claim))\s+(?:that\s+)?(?:\w+\s+){0,2}\Z"
     r"|(?:如果|假如|假设|若|是否)\S{0,2}\Z"
 )
-_DENIED = re.compile(
+_DENIED = pattern(
     r"\b(?:(?:not|never|n['’]t|nobody|cannot|can['’]t)\s+"
     r"(?:thinks?|believes?|says?|claims?|mean|true|sure|certain|clear|know|follow|the case)\b[^.,;:\n]{0,24}"
     r"|(?:doubt|false|wrong|incorrect|previous|unlikely|impossible)\s+(?:that\s+)?(?:\w+\s+){0,2})\Z"
 )
 #: After it.
-_NOT = re.compile(
+_NOT = pattern(
     r"[*_`\s]*(?:(?:certainly|definitely|clearly|probably|therefore|thus)\s+)?"
     r"(?:(?:not|never|n['’]t|no longer|neither|any\w+ (?:but|other than|except)|nicht|pas|non|não|не)\b"
     r"|kein|no\b(?=\s+[0-9$\\])"
     r"|不是|不为|并非)"
 )
-_CHINESE_NOT = re.compile(r"答案(?:并|绝|肯定)?(?:不是|不为|不等于|不可能)")
-_NOT_AT_END = re.compile(r"ではない|ではありません|じゃない|가 아니|이 아니|아닙니다|不对|是错")
+_CHINESE_NOT = pattern(r"答案(?:并|绝|肯定)?(?:不是|不为|不等于|不可能)")
+_NOT_AT_END = pattern(r"ではない|ではありません|じゃない|가 아니|이 아니|아닙니다|不对|是错")
 
 # --- What it announces ------------------------------------------------------------------------------------------------
 
-_FILLER = re.compile(
+_FILLER = pattern(
     r"(?:[\s:*_`#]|(?<=\n)> )*(?:(?:therefore|thus|then|hence|simply|just|clearly|indeed|exactly|also|now|found to be"
     r"|given by|equal to|going to be|该|应该|就|即|(?:option|choice|letter)(?=\s+\(?[a-z])|either(?=\s))[\s:,*_`]+)*",
     re.IGNORECASE,
 )
-_BREAK = re.compile(r"\$\$|\$|\\\[|\\\(|\\begin\{|[.!](?=[\s*_\"')\]}]|\Z)|[。？?！\n]")
+_BREAK = pattern(r"\$\$|\$|\\\[|\\\(|\\begin\{|[.!](?=[\s*_\"')\]}]|\Z)|[。？?！\n]")
 _CLOSING = {"$$": "$$", "\\[": "\\]", "\\(": "\\)", "\\begin{": "\\end{"}
-_ABBREVIATION = re.compile(
+_ABBREVIATION = pattern(
     r"\b(?:e\.g|i\.e|u\.s|a\.m|p\.m|approx|sq|cu|ft|vs|dr|mr|mrs|ms|prof|eq|fig|resp)\Z", re.IGNORECASE
 )
-_EXPLANATION = re.compile(
-    r"\b(?:because|since|due to|given that|i\.e\.|where|as (?:required|desired|expected|shown|we|the)|rather than"
+_EXPLANATION = pattern(
+    r"(?i:\b(?:because|since|due to|given that|where|as (?:required|desired|expected|shown|we|the)|rather than"
     r"|instead of|and not)\b"
     r"|[,;]\s*(?:as|which|so|hence|therefore|thus|that is|meaning|not|rather|instead|rounded|assuming|after|making"
     r"|giving|considering|given|with|but|while|whereas|just|exactly|and (?:that|this|it|we|not)|we|the|this|it)\b"
-    r"|(?<=[0-9}%$])\s+of (?:a|an|the|all)\b|因为|因此|所以|其中|也就是|故|即"
-    r"|[,;](?=[\u4e00-\u9fff]{4})(?![零〇一二两三四五六七八九十百千万亿或和与])",
-    re.IGNORECASE,
+    r"|(?<=[0-9}%$])\s+of (?:a|an|the|all)\b)|因为|因此|所以|其中|也就是|故|即"
+    r"|[,;](?=[\u4e00-\u9fff]{4})(?![零〇一二两三四五六七八九十百千万亿或和与])"
 )
-_COPULA = re.compile(
-    r"(?:でした|です|である|だ|になります|となります|になる|となる|입니다|이다|이에요|예요|이며|이야)\Z"
-)
-_CHINESE_CHOICE = re.compile(r"[(\[]?([A-H](?:[、,\s]*[A-H])*)[)\]]?(?:\s*(?:选项|项|答案))?\Z")
-_DIGIT = re.compile(r"[0-9]")
-_PROSE_START = re.compile(r"[^\W\d_]{2,}(?=[\s,0-9$])|[\u3040-\u9fff]{2,}(?=[0-9$])")
-_REVERSED = re.compile(
+_THAT_IS = pattern(r"[\s,;(]i\.e\.,?\s+\$?([0-9][0-9.,/]*[0-9]|[0-9])[.)$]*\Z")
+_NUMBER = pattern(r"[0-9][0-9.,/]*[0-9]|[0-9]")
+_COPULA = pattern(r"(?:でした|です|である|だ|になります|となります|になる|となる|입니다|이다|이에요|예요|이며|이야)\Z")
+_CHINESE_CHOICE = pattern(r"[(\[]?([A-H](?:[、,\s]*[A-H])*)[)\]]?(?:\s*(?:选项|项|答案))?\Z")
+_DIGIT = pattern(r"[0-9]")
+_PROSE_START = pattern(r"[^\W\d_]{2,}(?=[\s,0-9$])|[\u3040-\u9fff]{2,}(?=[0-9$])")
+_REVERSED = pattern(
     r"(?P<answer>[^.!?。\n][^!?。\n]{0,160}?)\s+(?:is|are|must be|would be)\s+(?:indeed\s+|therefore\s+|thus\s+)?"
     r"(?:(?:the|our|my)\s+(?:(?:final|correct|right)\s+)?(?:answers?|option|choice)|correct|the correct one)"
     r"[.!\s*_]*\Z",
     re.IGNORECASE,
 )
-_OPENING = re.compile(r"(?:(?:so|thus|hence|therefore|then|option|choice|the option)[,\s]+)+", re.IGNORECASE)
-_NEXT_SENTENCE = re.compile(r"[.!?]\s+(?=[A-Z(\\$0-9])")
+_OPENING = pattern(r"(?:(?:so|thus|hence|therefore|then|option|choice|the option)[,\s]+)+", re.IGNORECASE)
+_NEXT_SENTENCE = pattern(r"[.!?]\s+(?=[A-Z(\\$0-9])")
 
 
 def phrase_answer(text: str) -> tuple[Found, int] | None:
@@ -149,8 +159,10 @@ def _last_phrase(text: str) -> tuple[int, str]:
     if len(lower) != len(text):  # a few capitals become two characters
         lower = text
     best, reason = -1, ""
+    if not _ANY_ANCHOR.search(lower):
+        return best, reason
     supposed = False
-    for anchor, pattern in (_LATIN if text.isascii() else _ALL).items():
+    for anchor, announcing in (_LATIN if text.isascii() else _ALL).items():
         if anchor not in lower:
             continue
         at = lower.rfind(anchor)
@@ -160,7 +172,7 @@ def _last_phrase(text: str) -> tuple[int, str]:
             if anchor == "答案" and (denied := _CHINESE_NOT.match(lower, at)):
                 best, reason = denied.end(), "negated"
                 break
-            end = _phrase_end(lower, at, pattern)
+            end = _phrase_end(lower, at, announcing)
             before = lower[max(0, at - 60) : at]
             if end >= 0 and _SUPPOSED.search(before):
                 supposed = True
@@ -171,9 +183,9 @@ def _last_phrase(text: str) -> tuple[int, str]:
     return (best, "hedged") if best < 0 and supposed else (best, reason)
 
 
-def _phrase_end(lower: str, at: int, pattern: re.Pattern[str]) -> int:
-    match = pattern.match(lower, at)
-    if match is None and pattern is _ENGLISH and _BEFORE_HEADING.search(lower, max(0, at - 40), at):
+def _phrase_end(lower: str, at: int, announcing: re.Pattern[str]) -> int:
+    match = announcing.match(lower, at)
+    if match is None and announcing is _ENGLISH and _BEFORE_HEADING.search(lower, max(0, at - 40), at):
         match = _HEADING.match(lower, at)
     return match.end() if match else -1
 
@@ -191,6 +203,8 @@ def _announced(text: str, begin: int) -> tuple[Found, int]:
         if explanation.group().endswith("but") and _DIGIT.search(said, explanation.end()):
             return Found(None, "contradicted"), end  # "42, but it is 43"
         said = said[: explanation.start()].rstrip(" \t\n,;([")
+    elif (same := _THAT_IS.search(said)) and same[1] in _NUMBER.findall(said, 0, same.start()):
+        said = said[: same.start()].rstrip(" \t\n,;(")  # "68 apples, i.e. 68"
     said = trimmed(said)
     if not said.isascii() or not text.isascii():
         if _NOT_AT_END.search(said):

@@ -22,8 +22,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from llmgym.errors import InvalidOptionError, unknown_name
 from llmgym.rewards.arithmetic import plain
@@ -35,7 +34,9 @@ from llmgym.rewards.extraction.conclusions import (
     short_response,
     trimmed,
 )
+from llmgym.rewards.extraction.patterns import pattern
 from llmgym.rewards.extraction.phrases import phrase_answer
+from llmgym.rewards.extraction.spans import CJK
 
 Rule = Literal["answer_tag", "boxed", "hashes", "phrase", "short", "last"]
 #: In the order in which they are tried.
@@ -44,12 +45,9 @@ RULES: tuple[Rule, ...] = get_args(Rule)
 #: The end of the thinking is found in a response of any length; of what follows it, only so many last characters are
 #: read.
 MAX_RESPONSE = 65_536
-#: A longer answer is extracted, but not compared: its verdict is "unverifiable".
-MAX_ANSWER = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Extraction:
+class Extraction(NamedTuple):
     """What was read from a response.
 
     Attributes:
@@ -88,13 +86,17 @@ def extract(response: str, *, rules: Collection[Rule] | None = None) -> Extracti
     closed = response.rfind("</think>")
     if response.rfind("<think>") > closed:
         return Extraction(None, None, "unclosed_thinking")
-    tail = response[max(closed + len("</think>") if closed >= 0 else 0, len(response) - MAX_RESPONSE) :]
+    tail = response
+    if closed >= 0 or len(response) > MAX_RESPONSE:
+        tail = response[max(closed + len("</think>") if closed >= 0 else 0, len(response) - MAX_RESPONSE) :]
     tail = plain(tail).strip()
     if len(tail) > _LONG:
         tail = _SPACES.sub(_fewer_spaces, tail)
-    for rule in RULES:
-        if rule in wanted and (found := _READERS[rule](tail)) is not None:
+    for rule in wanted:
+        if (found := _READERS[rule](tail)) is not None:
             text = found.text or None
+            if text and text[-1] in _DANGLING_ENDS and _DANGLING.search(text, max(0, len(text) - 6)):
+                return Extraction(None, rule, "hedged")
             return Extraction(text, rule, "" if text else found.reason or "empty_answer")
     return Extraction(None, None, "no_answer")
 
@@ -128,8 +130,11 @@ def check_rules(rules: Collection[str]) -> tuple[Rule, ...]:
 
 
 #: In longer texts, runs of white space are shortened: then no pattern needs to care how many times it reads one.
-_LONG = 256
-_SPACES = re.compile(r"\s{4,}")
+_LONG = 512
+#: "42 or": or what?
+_DANGLING = pattern(rf"\s(?:or|and|oder|ou)\Z|(?<![{CJK}])(?:或者?|和)\Z")
+_DANGLING_ENDS = frozenset("rdu或者和")
+_SPACES = pattern(r"\s{4,}")
 
 
 def _fewer_spaces(match: re.Match[str]) -> str:
@@ -141,28 +146,32 @@ def _fewer_spaces(match: re.Match[str]) -> str:
 
 _OPEN, _CLOSE = "<answer>", "</answer>"
 #: Between two boxes (or tags) that make one answer of them.
-_JOINED = re.compile(r"[\s$,;、和或与及&*]*(?:\b(?:and|or|und|oder|et|ou|y|o|e)\b)?[\s$,;、&*]*", re.IGNORECASE)
-_OR = re.compile(r"\b(?:or|oder|ou|o)\b|或", re.IGNORECASE)
+_JOINED = pattern(r"[\s$,;、和或与及&*]*(?:\b(?:and|or|und|oder|et|ou|y|o|e)\b)?[\s$,;、&*]*", re.IGNORECASE)
+_OR = pattern(r"\b(?:or|oder|ou|o)\b|或", re.IGNORECASE)
 _LONGEST_JOINT = 24
 _LONGEST_LIST = 64
-_EITHER = re.compile(r"\b(?:or|maybe|perhaps|possibly|alternatively|oder|ou)\b|[/或]", re.IGNORECASE)
-_FIRST_WORDS = re.compile(r"[^\W\d_]{2,}\s")
-_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-_BARE_BOX = re.compile(r"[^\s${}]+")
-_NOT_BEFORE = re.compile(r"(?:\b(?:not|never)|n['’]t|不是|不为|不等于|≠|!=|\\neq?)[\s$*(]*\Z", re.IGNORECASE)
-_NOT_AFTER = re.compile(
+_EITHER = pattern(r"\b(?:or|maybe|perhaps|possibly|alternatively|oder|ou)\b|[/或]", re.IGNORECASE)
+_FIRST_WORDS = pattern(r"[^\W\d_]{2,}\s")
+_BOX = pattern(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
+_TEXT = pattern(r"\\(?:text|mbox|textbf|mathrm)\s?\{([^{}]*)\}")
+_BRACE = pattern(r"\\.|[{}]", re.DOTALL)
+_BARE_BOX = pattern(r"[^\s${}]+")
+_NOT_BEFORE = pattern(r"(?:\b(?:not|never)|n['’]t|不是|不为|不等于|≠|!=|\\neq?)[\s$*(]*\Z", re.IGNORECASE)
+_NOT_AFTER = pattern(
     r"[\s$*.)]*(?:(?:is|was) (?:\w+ )?(?:wrong|incorrect|false|not)\b|isn['’]t|不对|不是|是错|错误)", re.IGNORECASE
 )
-_HEDGED_AFTER = re.compile(r"[\s$*]*(?:(?:or|oder|ou)\s+[$\\(]*[-\w]|或(?:者|是)?|\?)", re.IGNORECASE)
-_HEDGED_BEFORE = re.compile(
+_HEDGED_AFTER = pattern(r"[\s$*]*(?:(?:or|oder|ou)\s+[$\\(]*[-\w]|或(?:者|是)?|\?)", re.IGNORECASE)
+_HEDGED_BEFORE = pattern(
     r"[0-9$)}][\s$*]*(?:\bor\b|或者?)[\s$*]*\Z|\b(?:either|maybe|perhaps)\s+[$*]*\Z", re.IGNORECASE
 )
-_CORRECTED = re.compile(
+_CORRECTED = pattern(
     r"\b(?:wait|actually|correction|sorry|oops|mistake|scratch that|i meant?|on second thought|hold on|rather|no,)"
     r"|不对|更正|等等|等一下|应该是|错了",
     re.IGNORECASE,
 )
+_WORD = pattern(r"\w")
+_TELLING = pattern(r"[0-9]|\\|\A\W*[A-Z]\W*\Z")
+_DRESS = pattern(r"\\[a-zA-Z]+(?=\s*\{)|[\s{}$\\*]")
 
 
 def _answer_tag(tail: str) -> Found | None:
@@ -213,6 +222,7 @@ def _boxed(tail: str) -> Found | None:
         between = tail[finish:start]
         if finish < 0 or len(between) > _LONGEST_JOINT:
             break
+        between = _TEXT.sub(r"\1", between)
         if not _JOINED.fullmatch(between):
             if _EITHER.search(between):
                 return Found(None, "hedged")
@@ -224,6 +234,8 @@ def _boxed(tail: str) -> Found | None:
     text = _joined(parts, joint)
     if not content or not text:
         return Found(None, "empty_answer")
+    if "answer" in text and (announced := phrase_answer(_TEXT.sub(r"\1", text))):
+        return announced[0]
     return Found(None, "contradicted") if _contradicted(text, tail[end:]) else Found(text)
 
 
@@ -250,26 +262,26 @@ def _joined(parts: list[str], joint: str) -> str:
 
 def _contradicted(answer: str, rest: str) -> bool:
     """Whether the text after an answer settles on another one."""
-    if not re.search(r"\w", rest):
+    if not _WORD.search(rest):
         return False
     announced = phrase_answer(rest)
     later = announced[0] if announced else None
     if later is None and _CORRECTED.search(rest):
         later = sentence_value(rest)
-    if later is None or later.text is None or not re.search(r"[0-9]|\\|\A\W*[A-Z]\W*\Z", later.text):
+    if later is None or later.text is None or not _TELLING.search(later.text):
         return False
     said, now = _level(answer), _level(later.text)
     return said not in now and now not in said
 
 
 def _level(text: str) -> str:
-    return re.sub(r"\\[a-zA-Z]+(?=\s*\{)|[\s{}$\\*]", "", text).casefold()
+    return _DRESS.sub("", text).casefold()
 
 
 # --- Without tags -----------------------------------------------------------------------------------------------------
 
-_NUMBERED = re.compile(r"[0-9]+[.)]\s+\S")
-_VALUE = re.compile(r"[0-9\\$π√∞(\[{½¼¾=]|[A-Za-z][.)]?\Z")
+_NUMBERED = pattern(r"[0-9]+[.)]\s+\S")
+_VALUE = pattern(r"[0-9\\$π√∞(\[{½¼¾=]|[A-Za-z][.)]?\Z")
 _HEADINGS = 8
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from llmgym.rewards.extraction.patterns import pattern
+
 #: Chinese, Japanese and Korean letters: written without spaces, they are no names of variables.
 CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 #: Raised and lowered characters and fractions, which count as letters or digits of a word elsewhere.
@@ -20,7 +22,7 @@ _JOINING = frozenset(
 )  # fmt: skip
 
 _TEXT = r"\\(?:text|mathrm|mbox|textbf|mathbf|operatorname)\s?\{[^{}\n]*\}"
-_ATOM = re.compile(
+_ATOM = pattern(
     r"(?P<number>[0-9](?:[0-9,.]*[0-9])?(?::[0-9]{2})*(?:\.{3}|…)?)"
     rf"|(?P<tex>{_TEXT}|\\(?:begin|end)\s?\{{[^{{}}\n]*\}}|\\(?:[A-Za-z]+|.))"
     rf"|(?P<cjk>[{CJK}]+)"
@@ -29,6 +31,21 @@ _ATOM = re.compile(
     rf"|(?P<sign>[-+*/^_=<>≤≥≠±∓√∞°!%(){{}}\[\]|&~≈∪∩∈∅∛∜'$€£¥{_SMALL}])"
     r"|(?P<joint>[,;、:])"
     r"|(?P<other>.)"
+)
+#: Characters before a number that are looked at.
+_REACH = 64
+#: What ends a formula: a word, or a character that is no notation. The first characters of joining words are left out.
+_STOP = rf"(?:[^\w\s\\,;、:\-+*/^=<>≤≥≠±∓√∞°!%(){{}}\[\]|&~≈∪∩∈∅∛∜'$€£¥{_SMALL}…]|(?=[{CJK}])[^和或与至到및또])"
+_LETTERS = rf"[^\W\d_{CJK}{_SMALL}]"
+_ALONE_AFTER = pattern(
+    rf"(?!\.\.\.|…)\s*(?:\Z|{_STOP}|[,;、:]\s*(?:\Z|{_STOP}|{_LETTERS}{{2}})"
+    r"|(?!(?i:and|or|to|und|oder|et|ou|или|sin|cos|tan|cot|sec|csc|arc|log|ln|exp|sqrt|pi|mod|gcd|lcm|max|min|inf|oo))"
+    rf"{_LETTERS}{{2}})"
+)
+#: Read from right to left.
+_ALONE_BEFORE = pattern(
+    rf"(?P<number>[0-9](?:[0-9.,]*[0-9])?)(?![0-9.,])\s*"
+    rf"(?:\Z|\n|{_STOP}(?!\\)|(?P<word>{_LETTERS}{{2,}})(?!\\|{_LETTERS}))"
 )
 _Atom = re.Match[str]
 _NOTATION = frozenset(("number", "tex", "sign"))
@@ -58,6 +75,33 @@ def formula_span(line: str, at: int) -> tuple[int, int]:
         if is_whole and (last + 2 < len(atoms) or end == len(line)):
             break
     return _trim(line, atoms[first].start(), atoms[last].end(), at)
+
+
+def lone_number(text: str, at: int, limit: int) -> int:
+    """Where the number begins that ends in the digit ``text[at]``, if it plainly is a formula by itself; else -1.
+
+    Most numbers stand between words. This sees those without cutting the line into atoms; where it is not sure, it says
+    no.
+
+    Args:
+        text: Any text.
+        at: Index of a digit.
+        limit: Where the line ends.
+
+    Example:
+        >>> lone_number("he has 42 apples", 8, 16), lone_number("2 + 42 km", 5, 9)
+        (7, -1)
+    """
+    if not _ALONE_AFTER.match(text, at + 1, limit):
+        return -1
+    before = text[max(0, at - _REACH) : at + 1]
+    backwards = _ALONE_BEFORE.match(before[::-1])
+    if backwards is None or backwards.end() > _REACH or "<<" in before:
+        return -1
+    word = backwards["word"]
+    if word and len(word) < 8 and (word := word[::-1].lower()) and (word in FUNCTIONS or word in _JOINING):
+        return -1
+    return at + 1 - backwards.end("number")
 
 
 def _continues(atoms: list[_Atom], index: int) -> bool:
@@ -113,15 +157,15 @@ def _trim(line: str, start: int, end: int, at: int) -> tuple[int, int]:
 
 # --- What a formula comes to ------------------------------------------------------------------------------------------
 
-_EQUALS = re.compile(r"(?<![<>!=:])=(?![=<>])")
-_LONE_NAME = re.compile(r"\$?\s*(?:\\[A-Za-z]+|[^\W\d_])(?:_(?:\{[^{}]*\}|\w))?'?(?:\s?\([^()]{0,24}\))?\s*\Z")
-_LETTER = re.compile(rf"(?<![A-Za-z\\])[^\W\d_{CJK}](?![A-Za-z])")
-_COMMAND = re.compile(rf"{_TEXT}|\\[A-Za-z]+")
-_TIMES_X = re.compile(r"(?<=[0-9)])\s?[xX]\s?(?=[0-9$€£¥])")
-_LISTED = re.compile(r"[;、]|,\s|\b(?:and|or|und|oder|et|ou)\b|[和或与]")
+_EQUALS = pattern(r"(?<![<>!=:])=(?![=<>])")
+_LONE_NAME = pattern(r"\$?\s*(?:\\[A-Za-z]+|[^\W\d_])(?:_(?:\{[^{}]*\}|\w))?'?(?:\s?\([^()]{0,24}\))?\s*\Z")
+_LETTER = pattern(rf"(?<![A-Za-z\\])[^\W\d_{CJK}](?![A-Za-z])")
+_COMMAND = pattern(rf"{_TEXT}|\\[A-Za-z]+")
+_TIMES_X = pattern(r"(?<=[0-9)])\s?[xX]\s?(?=[0-9$€£¥])")
+_LISTED = pattern(r"[;、]|,\s|\b(?:and|or|und|oder|et|ou)\b|[和或与]")
 #: Environments of TeX that set several rows below one another; the last row is where they arrive.
-_ROWS = re.compile(r"\\begin\{(?:align|aligned|gather|gathered|eqnarray|equation|split|multline)\*?\}")
-_PROSE = re.compile(r"[^\W\d_]{2,}")
+_ROWS = pattern(r"\\begin\{(?:align|aligned|gather|gathered|eqnarray|equation|split|multline)\*?\}")
+_PROSE = pattern(r"[^\W\d_]{2,}")
 
 
 def result_of(formula: str) -> str:
@@ -178,5 +222,10 @@ def last_row(display: str) -> str:
 
 def has_prose(line: str) -> bool:
     """Whether there are words in a line, beside names of functions."""
-    words = _PROSE.finditer(_COMMAND.sub(" ", line) if "\\" in line else line)
+    if "\\" in line:
+        line = _COMMAND.sub(" ", line)
+    first = _PROSE.search(line)
+    if first is None or first.group().lower() not in FUNCTIONS:
+        return first is not None  # the usual case
+    words = _PROSE.finditer(line, first.end())
     return any(word.group().lower() not in FUNCTIONS for word in words)
