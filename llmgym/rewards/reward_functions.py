@@ -7,6 +7,7 @@ as a list (texts, or lists of chat messages), every column of the data set as a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -128,6 +129,12 @@ def _references(columns: Mapping[str, Any]) -> list[str]:
 
 def _reference(answer: Any) -> str:
     """The right answer as text; of a worked solution, what it marks as its answer."""
+    is_number = isinstance(answer, int | float) and not isinstance(answer, bool) and math.isfinite(answer)
+    if not isinstance(answer, str) and not is_number:
+        raise InvalidOptionError(
+            f"Expected each right answer to be a str or a finite number, actual: {answer!r}. Write several values as "
+            'one text, such as "1, 2", and drop rows without an answer.'
+        )
     text = str(answer)
     marked = extract(text, rules=("answer_tag", "boxed", "hashes")).text
     return text if marked is None else marked

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from llmgym.errors import InvalidOptionError
+from llmgym.rewards import verify
 from llmgym.rewards.extraction.rules import MAX_RESPONSE, RULES, Extraction, extract, extract_answer
 
 
@@ -363,3 +364,79 @@ def test_long_text_takes_linear_time(piece: str, before: str, after: str) -> Non
     started = time.process_time()
     extract(text)
     assert time.process_time() - started < 1.0
+
+
+TAKEN_BACK = [
+    ('\\boxed{4}. Wait, the answer is 42.', '4'),
+    ('\\boxed{5}. Sorry, it should be -5.', '5'),
+    ('The answer is 1. Sorry, I meant 1/2.', '1'),
+    ('\\boxed{42}. Wait, the answer is forty-three.', '42'),
+    ('The answer is yes. Wait, no.', 'yes'),
+    ("\\boxed{42} No, that's wrong.", '42'),
+    ('\\boxed{42}\n#### 43', '42'),
+    ('\\boxed{42}. Or 41.', '42'),
+    ('The answer is 42, not.', '42'),
+    ('The answer is 42. Or 41.', '42'),
+    ('The answer is 41. The answer is also 42.', '42'),
+    ('<answer>42</answer> is wrong.', '42'),
+    ('not <answer>42</answer>', '42'),
+    ('<answer>42</answer>. The answer is 41.', '42'),
+    ('$-\\boxed{42}$', '42'),
+    ('$\\boxed{42}^2$', '42'),
+    ('$\\sqrt{\\boxed{42}}$', '42'),
+    ('$\\frac{1}{\\boxed{42}}$', '42'),
+    ('$2\\cdot\\boxed{42}$', '42'),
+    ('$\\boxed{42}\\pm 1$', '42'),
+    ('$\\boxed{42}+C$', '42'),
+    ('$x>\\boxed{42}$', '42'),
+    ('$\\boxed{42} \\text{ or } 41$', '42'),
+    ('It might be \\boxed{42}', '42'),
+    ('Anything but \\boxed{42}', '42'),
+    ('less than \\boxed{42}', '42'),
+    ('It is certainly not equal to \\boxed{42}', '42'),
+    ('\\boxed{41} | \\boxed{42}', '42'),
+    ('\\boxed{41} \\quad \\boxed{42}', '42'),
+    ('Guess 1: \\boxed{41}\nGuess 2: \\boxed{42}', '42'),
+    ('could be \\boxed{41} but could also be \\boxed{42}', '42'),
+    ('one option: \\boxed{41}; another option: \\boxed{42}', '42'),
+    ('\\boxed{41 \\boxed{42}}', '42'),
+    ('不选A', 'A'),
+    ('不能选A', 'A'),
+    ('故不选A', 'A'),
+    ('別選A', 'A'),
+    ('答案不会是42', '42'),
+    ('答案怎么会是42', '42'),
+]  # fmt: skip
+KEPT = [
+    ('\\boxed{42}. The answer is reasonable.', '42'),
+    ('Thus $x=\\boxed{42}$.', '42'),
+    ('- \\boxed{42}', '42'),
+    ('**\\boxed{42}**', '42'),
+    ('\\boxed{42} - I hope this helps', '42'),
+    ('\\boxed{42}\\%', '42'),
+    ('\\boxed{\\boxed{5}}', '5'),
+    ('\\boxed{42}. So the answer is 42 apples.', '42'),
+    ('\\boxed{3\\frac12}. The answer is 3.5.', '7/2'),
+    ('故选A', 'A'),
+    ('选A', 'A'),
+    ('<answer>42</answer> I am sure this is right.', '42'),
+    ('<answer>42</answer>\nThe answer is 42.', '42'),
+    ('x cannot be 0, we get \\boxed{42}', '42'),
+    ('$$\\boxed{42}$$ Or equivalently 84/2.', '42'),
+    ('\\boxed{42}\n#### 42', '42'),
+    ('$\\boxed{\\frac{1}{2}}$ (or 0.5)', '1/2'),
+    ('Answer: $\\boxed{42}$ + more text', '42'),
+    ('we have \\(x = \\boxed{-42}\\)', '-42'),
+    ('$4+38=\\boxed{42}$', '42'),
+    ('> \\boxed{42}', '42'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("response", "reference"), TAKEN_BACK)
+def test_what_stands_around_an_answer_can_unsay_it(response: str, reference: str) -> None:
+    assert not verify(response, reference)
+
+
+@pytest.mark.parametrize(("response", "reference"), KEPT)
+def test_what_stands_around_an_answer_may_be_harmless(response: str, reference: str) -> None:
+    assert verify(response, reference)

@@ -102,3 +102,13 @@ def test_format_says_what_is_wrong() -> None:
 def test_they_travel_to_other_processes_under_their_names(function: Any) -> None:
     assert pickle.loads(pickle.dumps(function)) is function
     assert function.__name__ in ("correctness_reward", "format_reward")
+
+
+@pytest.mark.parametrize("answer", [None, float("nan"), ["1", "2"], {"x": 1}, b"1", True])
+def test_a_right_answer_that_is_none_is_an_error(answer: object) -> None:
+    with pytest.raises(InvalidOptionError, match="str or a finite number"):
+        correctness_reward(["None"], answer=[answer])
+
+
+def test_a_right_answer_may_be_a_number() -> None:
+    assert correctness_reward(["42", "0.5", "41"], answer=[42, 0.5, 42]) == [1.0, 1.0, 0.0]

@@ -53,8 +53,12 @@ _OTHER = {
         r"答案(?:应该|应当|应|就|即|分别|将|会|便){0,3}[*_]{0,4}\s*(?:是|为|為|选|選|等于|等於|=|:|】)[*_]{0,4}\s*:?"
     ),
     "答": pattern(r"答\s*:"),
-    "选": pattern(r"选择?[*_]{0,4}\s*:?\s*(?=[*_]{0,4}[(\[]?[a-h]{1,8}(?![a-z]))"),
-    "選": pattern(r"選擇?[*_]{0,4}\s*:?\s*(?=[*_]{0,4}[(\[]?[a-h]{1,8}(?![a-z]))"),
+    "选": pattern(
+        r"(?<![不非别別未])(?<!不[能该應应可会會])(?<!不[应應][该該])选择?[*_]{0,4}\s*:?\s*(?=[*_]{0,4}[(\[]?[a-h]{1,8}(?![a-z]))"
+    ),
+    "選": pattern(
+        r"(?<![不非别別未])(?<!不[能该應应可会會])(?<!不[应應][该該])選擇?[*_]{0,4}\s*:?\s*(?=[*_]{0,4}[(\[]?[a-h]{1,8}(?![a-z]))"
+    ),
     "正确选项": pattern(r"正确选项[*_]{0,4}\s*(?:是|为|:)"),
     "答え": pattern(rf"答え{_JAPANESE}"),
     "正解": pattern(rf"正解{_JAPANESE}"),
@@ -93,7 +97,7 @@ _NOT = pattern(
     r"|kein|no\b(?=\s+[0-9$\\])"
     r"|不是|不为|并非)"
 )
-_CHINESE_NOT = pattern(r"答案(?:并|绝|肯定)?(?:不是|不为|不等于|不可能)")
+_CHINESE_NOT = pattern(r"答案(?:并|绝|肯定)?(?:不是|不为|不等于|不可能|不会|怎么会|怎么可能|难道)")
 _NOT_AT_END = pattern(r"ではない|ではありません|じゃない|가 아니|이 아니|아닙니다|不对|是错")
 
 # --- What it announces ------------------------------------------------------------------------------------------------
@@ -119,6 +123,7 @@ _EXPLANATION = pattern(
 _THAT_IS = pattern(r"[\s,;(]i\.e\.,?\s+\$?([0-9][0-9.,/]*[0-9]|[0-9])[.)$]*\Z")
 _NUMBER = pattern(r"[0-9][0-9.,/]*[0-9]|[0-9]")
 _COPULA = pattern(r"(?:でした|です|である|だ|になります|となります|になる|となる|입니다|이다|이에요|예요|이며|이야)\Z")
+_TAKEN_BACK = pattern(r",\s*not[\s*_]*\Z", re.IGNORECASE)
 _CHINESE_CHOICE = pattern(r"[(\[]?([A-H](?:[、,\s]*[A-H])*)[)\]]?(?:\s*(?:选项|项|答案))?\Z")
 _DIGIT = pattern(r"[0-9]")
 _PROSE_START = pattern(r"[^\W\d_]{2,}(?=[\s,0-9$])|[\u3040-\u9fff]{2,}(?=[0-9$])")
@@ -199,6 +204,8 @@ def _announced(text: str, begin: int) -> tuple[Found, int]:
     if is_question:
         return Found(None, "question"), end
     said = text[start:end]
+    if text[begin:start].strip(" *_:").lower().startswith("also") or _TAKEN_BACK.search(said):
+        return Found(None, "hedged"), end  # "41. The answer is also 42", "42, not"
     if explanation := _EXPLANATION.search(said):
         if explanation.group().endswith("but") and _DIGIT.search(said, explanation.end()):
             return Found(None, "contradicted"), end  # "42, but it is 43"

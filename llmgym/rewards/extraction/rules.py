@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from fractions import Fraction
 from typing import Literal, NamedTuple, get_args
 
 from llmgym.errors import InvalidOptionError, unknown_name
@@ -37,6 +38,8 @@ from llmgym.rewards.extraction.conclusions import (
 from llmgym.rewards.extraction.patterns import pattern
 from llmgym.rewards.extraction.phrases import phrase_answer
 from llmgym.rewards.extraction.spans import CJK
+from llmgym.rewards.notation.expressions import Number, Quantity, Relation
+from llmgym.rewards.notation.reader import parse
 
 Rule = Literal["answer_tag", "boxed", "hashes", "phrase", "short", "last"]
 #: In the order in which they are tried.
@@ -146,7 +149,10 @@ def _fewer_spaces(match: re.Match[str]) -> str:
 
 _OPEN, _CLOSE = "<answer>", "</answer>"
 #: Between two boxes (or tags) that make one answer of them.
-_JOINED = pattern(r"[\s$,;、和或与及&*]*(?:\b(?:and|or|und|oder|et|ou|y|o|e)\b)?[\s$,;、&*]*", re.IGNORECASE)
+_JOINED = pattern(
+    r"(?:[\s$,;、和或与及&*|]|\\q?quad)*(?:\b(?:and|or|und|oder|et|ou|y|o|e)\b)?(?:[\s$,;、&*|]|\\q?quad)*",
+    re.IGNORECASE,
+)
 _OR = pattern(r"\b(?:or|oder|ou|o)\b|或", re.IGNORECASE)
 _LONGEST_JOINT = 24
 _LONGEST_LIST = 64
@@ -160,9 +166,36 @@ _NOT_BEFORE = pattern(r"(?:\b(?:not|never)|n['’]t|不是|不为|不等于|≠|
 _NOT_AFTER = pattern(
     r"[\s$*.)]*(?:(?:is|was) (?:\w+ )?(?:wrong|incorrect|false|not)\b|isn['’]t|不对|不是|是错|错误)", re.IGNORECASE
 )
-_HEDGED_AFTER = pattern(r"[\s$*]*(?:(?:or|oder|ou)\s+[$\\(]*[-\w]|或(?:者|是)?|\?)", re.IGNORECASE)
+_HEDGED_AFTER = pattern(
+    r"[\s$*.,;]*(?:(?:\\text\s?\{\s*)?(?:or|oder|ou)\b"
+    r"(?!\s+(?:equivalently|simply|just|in other|about|approximately|written)\b)"
+    r"[\s}]+[$\\(]*[-\w]|或(?:者|是)?|\?)",
+    re.IGNORECASE,
+)
 _HEDGED_BEFORE = pattern(
     r"[0-9$)}][\s$*]*(?:\bor\b|或者?)[\s$*]*\Z|\b(?:either|maybe|perhaps)\s+[$*]*\Z", re.IGNORECASE
+)
+#: Right before a box: words that leave its content open, or say another thing with it.
+_WEAK_BEFORE = pattern(
+    r"\b(?:might (?:also )?be|may (?:also )?be|could (?:also )?be|anything but|other than|except|less than|more than"
+    r"|greater than|at least|at most|not equal to|(?:guess|option|candidate|possibility|attempt)\s*[0-9]*\s*:)"
+    r"[\s$*]*\Z",
+    re.IGNORECASE,
+)
+#: Around a box that is but a part of a formula.
+_PART_BEFORE = pattern(
+    r"(?:[-+0-9]|\\(?:sqrt|[dt]?frac\s?\{[^{}]{0,40}\})\s?\{"
+    r"|\S\s?(?:[<>≤≥≠±√^/]|\\(?:cdot|times|pm|mp|leq?|geq?|neq?|div|lt|gt))\s?)\Z"
+)
+_PART_AFTER = pattern(
+    r"\s?(?:\^|±|\\(?:pm|mp|cdot|times|div)(?![a-z])|[-+/]\s?(?:[0-9(\\]|(?!I\b)[A-Za-z](?![A-Za-z])))"
+)
+#: After an answer: it was not right.
+_RETRACTED = pattern(
+    r"\b(?:wait,? no"
+    r"|(?:no|wait|sorry|actually)\W{1,3}(?:that|this|it)(?:['’]s| is| was) (?:wrong|incorrect|not|a mistake))\b"
+    r"|\A\W*(?:not\W*\Z|(?:that|this|it)(?:['’]s| is| was) (?:wrong|incorrect|false|not right|not correct)\b)",
+    re.IGNORECASE,
 )
 _CORRECTED = pattern(
     r"\b(?:wait|actually|correction|sorry|oops|mistake|scratch that|i meant?|on second thought|hold on|rather|no,)"
@@ -170,7 +203,11 @@ _CORRECTED = pattern(
     re.IGNORECASE,
 )
 _WORD = pattern(r"\w")
-_TELLING = pattern(r"[0-9]|\\|\A\W*[A-Z]\W*\Z")
+_TELLING = pattern(
+    r"[0-9]|\\|\A\W*[A-Z]\W*\Z|\A(?:yes|no|true|false)\Z"
+    r"|\A(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w{3,6}teen|\w{3,5}ty)\b",
+    re.IGNORECASE,
+)
 _DRESS = pattern(r"\\[a-zA-Z]+(?=\s*\{)|[\s{}$\\*]")
 
 
@@ -195,6 +232,11 @@ def _answer_tag(tail: str) -> Found | None:
     content = _joined(parts, joint)
     if not parts[0] or not content:
         return Found(None, "empty_answer")
+    after = tail[end + len(_CLOSE) :]
+    if after and (_NOT_AFTER.match(after) or _contradicted(content, after)):
+        return Found(None, "contradicted")
+    if start and _NOT_BEFORE.search(tail, max(0, start - 16), start):
+        return Found(None, "negated")
     if (box := _boxed(content)) is not None:
         return box
     announced = phrase_answer(content) if len(content) > 8 else None
@@ -216,6 +258,13 @@ def _boxed(tail: str) -> Found | None:
     after = tail[end : end + 48]
     if _NOT_BEFORE.search(tail, max(0, start - 16), start) or _NOT_AFTER.match(after):
         return Found(None, "negated")
+    before = tail[max(0, start - 64) : start]
+    if _WEAK_BEFORE.search(before):
+        return Found(None, "hedged")
+    if _PART_BEFORE.search(before) or _PART_AFTER.match(after):
+        return Found(None, "unfinished")
+    if len(heads) > 1 and (outer := _box(tail, heads[-2], len(tail)))[0] > end and not _is_only(outer[1], content):
+        return Found(None, "hedged")
     parts, joint = [content], ""
     for head in heads[-2 : -_LONGEST_LIST - 1 : -1]:
         finish, inner = _box(tail, head, start)
@@ -253,6 +302,12 @@ def _box(tail: str, head: re.Match[str], limit: int) -> tuple[int, str]:
     return -1, ""
 
 
+def _is_only(outer: str, content: str) -> bool:
+    """Whether a box holds another one and nothing else."""
+    head = _BOX.match(outer)
+    return head is not None and _box(outer, head, len(outer)) == (len(outer), content)
+
+
 def _joined(parts: list[str], joint: str) -> str:
     """Parts that were found from the last to the first, as one list; one of them where all say the same."""
     if len(set(parts)) == 1:
@@ -264,14 +319,29 @@ def _contradicted(answer: str, rest: str) -> bool:
     """Whether the text after an answer settles on another one."""
     if not _WORD.search(rest):
         return False
+    if _RETRACTED.search(rest):
+        return True
     announced = phrase_answer(rest)
-    later = announced[0] if announced else None
+    later = announced[0] if announced else _hashes(rest) if "####" in rest else None
     if later is None and _CORRECTED.search(rest):
         later = sentence_value(rest)
     if later is None or later.text is None or not _TELLING.search(later.text):
         return False
+    one, other = _number(answer), _number(later.text)
+    if one is not None and other is not None:
+        return one != other
     said, now = _level(answer), _level(later.text)
     return said not in now and now not in said
+
+
+def _number(text: str) -> Fraction | None:
+    """The number that a text is, its name and its unit left out."""
+    tree = parse(text)
+    if isinstance(tree, Relation) and tree.signs == ("=",):
+        tree = tree.sides[1]
+    if isinstance(tree, Quantity):
+        tree = tree.value
+    return tree.value if isinstance(tree, Number) else None
 
 
 def _level(text: str) -> str:
@@ -311,6 +381,8 @@ def _phrase(tail: str) -> Found | None:
     if announced is None:
         return None
     found, end = announced
+    if found.text is not None and _HEDGED_AFTER.match(tail, end):
+        return Found(None, "hedged")
     if found.text is not None and _contradicted(found.text, tail[end:]):
         return Found(None, "contradicted")
     return found

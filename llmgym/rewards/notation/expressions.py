@@ -85,7 +85,8 @@ class Operation(_Node):
 
     Some say more than they look: ``log`` without a base is a logarithm of unknown base; ``approximately`` is a value
     that calls itself inexact (``≈ 42``); ``endless`` is one whose digits go on (``3.14...``); ``minus_plus`` is
-    ``a ∓ b``; ``determinant`` has a matrix as its operand. ``intersection`` and ``union`` may have relations as operands: those numbers for which they hold.
+    ``a ∓ b``; ``determinant`` has a matrix as its operand. ``intersection`` and ``union`` may have relations as
+    operands: those numbers for which they hold.
     """
 
     __slots__ = ("name", "operands")
