@@ -34,7 +34,8 @@ class Evaluation:
         mean_length: Mean number of tokens that the policy wrote.
         reward_components: Mean of each part of the reward.
         stop_reasons: Share of episodes that ended for each reason.
-        unverifiable: Share of responses whose answer nobody could verify; they count as not solved.
+        unverifiable: Share of episodes whose answer nobody could verify; they count as not solved. ``None`` where no
+            reward gives a verdict.
         examples: Some episodes as text: ``prompt``, ``response``, ``solved``, ``return``.
         seconds: Wall time.
     """
@@ -49,7 +50,7 @@ class Evaluation:
     mean_length: float
     reward_components: dict[str, float]
     stop_reasons: dict[str, float]
-    unverifiable: float
+    unverifiable: float | None
     examples: list[dict[str, Any]] = field(repr=False)
     seconds: float
 
@@ -118,7 +119,7 @@ def evaluate(
         mean_length=float(batch.response_mask.sum(axis=1).mean()),
         reward_components={name: float(values.mean()) for name, values in batch.reward_components.items()},
         stop_reasons={reason: count / len(batch) for reason, count in reasons.most_common()},
-        unverifiable=float(batch.unverifiable.mean()),
+        unverifiable=None if batch.unverifiable is None else float(batch.unverifiable.mean()),
         examples=[_as_text(policy, batch, row, bool(solved[row])) for row in _example_rows(batch, n_examples)],
         seconds=batch.seconds,
     )

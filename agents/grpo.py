@@ -603,7 +603,7 @@ def _rollout_metrics(batch: RolloutBatch) -> dict[str, Any]:
         "rollout/length": float(lengths.mean()),
         "rollout/length_max": int(lengths.max()),
         "rollout/terminated": float(batch.terminated.mean()),
-        "rollout/unverifiable": float(batch.unverifiable.mean()),
+        **({} if batch.unverifiable is None else {"rollout/unverifiable": float(batch.unverifiable.mean())}),
         "rollout/episodes": len(batch),
         "rollout/dropped_episodes": batch.n_dropped,
         **{f"reward/{name}": float(values.mean()) for name, values in batch.reward_components.items()},

@@ -59,7 +59,8 @@ class RolloutBatch:
         reward_components: Name -> ``(B,)`` float64, sums over the episode.
         stop_reasons: Why each episode ended.
         unverifiable: ``(B,)`` bool. True where a reward could not tell whether the answer is right, and paid 0: a
-            ``"verdict"`` of ``"unverifiable"`` among what the rewards say in ``info["reward_details"]``.
+            ``"verdict"`` of ``"unverifiable"`` among what the rewards say in ``info["reward_details"]``. ``None`` where
+            no reward gave a verdict on any episode.
         terminated: ``(B,)`` bool. False where a budget ran out.
         env_seconds: Wall time inside ``reset`` and ``step``.
         policy_seconds: Wall time inside the policy.
@@ -77,7 +78,7 @@ class RolloutBatch:
     rewards: Floats
     reward_components: dict[str, Floats]
     stop_reasons: list[str]
-    unverifiable: Bools
+    unverifiable: Bools | None
     terminated: Bools
     env_seconds: float
     policy_seconds: float
@@ -119,7 +120,7 @@ class _Episode:
     rewards: Floats
     components: dict[str, float]
     stop_reason: str
-    unverifiable: bool
+    unverifiable: bool | None
     terminated: bool
 
 
@@ -367,7 +368,11 @@ class _Collector:
                 for name in sorted({name for episode in episodes for name in episode.components})
             },
             stop_reasons=[episode.stop_reason for episode in episodes],
-            unverifiable=np.array([episode.unverifiable for episode in episodes]),
+            unverifiable=(
+                None
+                if all(episode.unverifiable is None for episode in episodes)
+                else np.array([bool(episode.unverifiable) for episode in episodes])
+            ),
             terminated=np.array([episode.terminated for episode in episodes]),
             env_seconds=self.env_seconds,
             policy_seconds=self.policy_seconds,
@@ -399,11 +404,15 @@ def _lengths(observations: Mapping[str, npt.NDArray[Any]]) -> Ints:
     return lengths
 
 
-def _is_unverifiable(infos: Mapping[str, Any], slot: int) -> bool:
-    """Whether a reward says of the episode that ended in a slot that nobody could verify its answer."""
+def _is_unverifiable(infos: Mapping[str, Any], slot: int) -> bool | None:
+    """Whether a reward says of the episode that ended in a slot that nobody could verify its answer.
+
+    ``None`` where no reward gives a verdict.
+    """
     details = infos.get("reward_details", {})
     verdicts = [said["verdict"] for said in details.values() if isinstance(said, Mapping) and "verdict" in said]
-    return any(verdict[slot] == "unverifiable" for verdict in verdicts)
+    said_here = [verdict[slot] for verdict in verdicts if verdict[slot]]
+    return "unverifiable" in said_here if said_here else None
 
 
 def _padded_left(rows: Sequence[Ints]) -> Ints:

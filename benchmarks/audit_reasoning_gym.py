@@ -1,15 +1,17 @@
 """Audits every data set of reasoning-gym: its scorer as it is, and the task as `llmgym/ReasoningGym-v0` pays it.
 
     python benchmarks/audit_reasoning_gym.py                        # all 106, about half an hour on one core
-    python benchmarks/audit_reasoning_gym.py --tasks coin_flip jugs # a few, and no file is written
+    python benchmarks/audit_reasoning_gym.py --tasks coin_flip jugs # a few, and no document is written
 
-Writes docs/reasoning_gym.md and, with --json, the reports. Needs `pip install -r requirements/reasoning_gym.txt`.
+Writes docs/reasoning_gym.md once there is a row for every task, and with --json the reports, to which a later run of a
+few tasks adds. Needs `pip install -r requirements/reasoning_gym.txt`.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import json
 import platform
@@ -18,7 +20,7 @@ import sys
 import time
 import warnings
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from llmgym.envs.reasoning_gym import (
 )
 from llmgym.envs.reasoning_gym_judges import ACCEPTED, REFUSED, REPAIRED
 from llmgym.tasks import Problem, question_hash
-from llmgym.testing import AuditReport, audit, audit_reward
+from llmgym.testing import audit, audit_reward
 from llmgym.tokenizers import TINY_REASONER, load_tokenizer
 
 ENV_ID = "llmgym/ReasoningGym-v0"
@@ -66,32 +68,34 @@ class LibraryScorer:
 
 @dataclass(frozen=True)
 class Row:
-    """What there is to say of a task."""
+    """What there is to say of a task; plain values.
+
+    Attributes:
+        theirs: Names of the checks in which the library's scorer was found wanting.
+        ours: The same of this environment; ``None`` where the task is refused.
+        reports: Both score cards in full.
+    """
 
     task: str
     kind: str
-    theirs: AuditReport | None
-    ours: AuditReport | None
-    n_items: int
-    n_different: int
-    n_dropped: int
-    commonest: str
-    commonest_share: float
-    longest_prompt: int
-    milliseconds: float
-    slowest: float
-
-    def to_dict(self) -> dict[str, Any]:
-        reports = {"theirs": self.theirs, "ours": self.ours}
-        values = {name: value for name, value in vars(self).items() if name not in reports}
-        return values | {name: report and report.to_dict() for name, report in reports.items()}
+    theirs: list[str] = field(default_factory=list)
+    ours: list[str] | None = None
+    n_items: int = 0
+    n_different: int = 0
+    n_dropped: int = 0
+    commonest: str = ""
+    commonest_share: float = 0.0
+    longest_prompt: int = 0
+    milliseconds: float = 0.0
+    slowest: float = 0.0
+    reports: dict[str, Any] = field(default_factory=dict)
 
 
 def look_at(task: str, n_problems: int, n_items: int, deadline: float) -> Row:
     """Draw items, audit the library's scorer on some of them, and the adapter."""
     kind = "accepted" if task in ACCEPTED else "repaired" if task in REPAIRED else "refused"
     if task == "composite":
-        return Row(task, kind, None, None, 0, 0, 0, "", 0.0, 0, 0.0, 0.0)
+        return Row(task, kind)
     tokenizer = load_tokenizer(TINY_REASONER)
     rng = np.random.default_rng(0)
     entries, seconds = [], []
@@ -99,7 +103,6 @@ def look_at(task: str, n_problems: int, n_items: int, deadline: float) -> Row:
         start = time.perf_counter()
         entries.append(library_entry(task, "{}", int(rng.integers(2**32))))
         seconds.append(time.perf_counter() - start)
-    milliseconds = 1000 * sum(seconds) / len(seconds)
     found = [entry for entry in entries if entry is not None]
     answers = Counter(reference_answer(task, entry) for entry in found)
     (commonest, count), *_ = answers.most_common(1)
@@ -114,14 +117,21 @@ def look_at(task: str, n_problems: int, n_items: int, deadline: float) -> Row:
             ours = audit(ENV_ID, task=task, n_problems=n_problems, deadline=deadline)
         everything = ReasoningGymTask(task, split="all")
         n_dropped = len(entries) - sum(everything.to_problem(i, entry) is not None for i, entry in enumerate(found))
-    longest = max(len(tokenizer.encode(entry["question"])) for entry in found)
-    counts = (len(entries), len(by_id), n_dropped)
-    return Row(task, kind, theirs, ours, *counts, commonest, count / len(found), longest, milliseconds, max(seconds))
-
-
-def findings(report: AuditReport | None, left_out: frozenset[str] = frozenset()) -> list[str]:
-    """Names of the checks that found something."""
-    return [result.name for result in report.findings if result.name not in left_out] if report else []
+    return Row(
+        task,
+        kind,
+        theirs=[result.name for result in theirs.findings if result.name not in NOT_OF_THE_SCORER],
+        ours=None if ours is None else [result.name for result in ours.findings],
+        n_items=len(entries),
+        n_different=len(by_id),
+        n_dropped=n_dropped,
+        commonest=commonest,
+        commonest_share=count / len(found),
+        longest_prompt=max(len(tokenizer.encode(entry["question"])) for entry in found),
+        milliseconds=1000 * sum(seconds) / len(seconds),
+        slowest=max(seconds),
+        reports={"theirs": theirs.to_dict(), "ours": None if ours is None else ours.to_dict()},
+    )
 
 
 # --- The document -----------------------------------------------------------------------------------------------------
@@ -203,11 +213,11 @@ def write_document(rows: list[Row], n_problems: int) -> str:
         python=f"{platform.python_implementation()} {platform.python_version()}",
     )
     adapted = [row for row in rows if row.ours is not None]
-    clean = sum(not findings(row.ours) for row in adapted)
-    with_findings = sum(bool(findings(row.theirs, NOT_OF_THE_SCORER)) for row in rows)
-    text += f"\nThe audit finds something in {with_findings} of {len(rows)} scorers as they are, and in "
-    text += f"{len(adapted) - clean} of the {len(adapted)} tasks of this environment"
-    exceptions = [f"{row.task} ({', '.join(findings(row.ours))})" for row in adapted if findings(row.ours)]
+    text += (
+        f"\nThe audit finds something in {sum(bool(row.theirs) for row in rows)} of {len(rows)} scorers as they are, "
+    )
+    text += f"and in {sum(bool(row.ours) for row in adapted)} of the {len(adapted)} tasks of this environment"
+    exceptions = [f"{row.task} ({', '.join(row.ours)})" for row in adapted if row.ours]
     text += f": {'; '.join(exceptions)}.\n" if exceptions else ".\n"
     why = {task: repair.why for task, repair in REPAIRED.items()} | dict(REFUSED)
     for kind, explanation in LISTS.items():
@@ -221,11 +231,11 @@ def write_document(rows: list[Row], n_problems: int) -> str:
 
 
 def _line(row: Row) -> str:
-    if row.theirs is None:
+    if not row.n_items:
         return f"| {row.task} | | | | | |"
     shown = row.commonest if len(row.commonest) <= 16 else row.commonest[:15] + "…"
     common = f"{_cell(shown)} {row.commonest_share:.0%}" if row.commonest_share >= 0.1 else f"{row.commonest_share:.0%}"
-    audited = ", ".join(findings(row.theirs, NOT_OF_THE_SCORER)) or "nothing"
+    audited = ", ".join(row.theirs) or "nothing"
     different = f"{row.n_different} of {row.n_items}"
     cost = f"{row.milliseconds:.1f}" + (f" (up to {row.slowest:.0f} s)" if row.slowest > 1 else "")
     return f"| {row.task} | {audited} | {common} | {different} | {row.longest_prompt:,} | {cost} |"
@@ -238,27 +248,30 @@ def _cell(text: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="*", default=[], help="names; none for all")
-    parser.add_argument("--n-problems", type=int, default=8, help="problems that a task is audited with")
+    parser.add_argument("--n-problems", type=int, default=10, help="problems that a task is audited with")
     parser.add_argument("--n-items", type=int, default=200, help="items drawn for the other columns")
     parser.add_argument("--deadline", type=float, default=2.0, help="seconds after which a response is given up")
-    parser.add_argument("--json", type=Path, help="file for the reports")
+    parser.add_argument("--json", type=Path, help="file for the reports; tasks not asked for keep theirs")
     options = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, hard))  # some scorers take all there is
-    rows = []
-    for task in sorted(options.tasks or {*ACCEPTED, *REPAIRED, *REFUSED}):
+    rows: dict[str, Row] = {}
+    if options.json and options.json.exists():
+        rows = {values["task"]: Row(**values) for values in json.loads(options.json.read_text(encoding="utf-8"))}
+    everything = sorted({*ACCEPTED, *REPAIRED, *REFUSED})
+    asked_for = options.tasks or everything
+    for task in asked_for:
         start = time.perf_counter()
-        row = look_at(task, options.n_problems, options.n_items, options.deadline)
-        rows.append(row)
-        theirs = ", ".join(findings(row.theirs, NOT_OF_THE_SCORER)) or "-"
-        ours = ", ".join(findings(row.ours)) or "-"
+        row = rows[task] = look_at(task, options.n_problems, options.n_items, options.deadline)
+        theirs, ours = (", ".join(names or []) or "-" for names in (row.theirs, row.ours))
         seconds = time.perf_counter() - start
         print(f"{task:26} {row.kind:9} scorer: {theirs}   ours: {ours}   ({seconds:.0f} s)", flush=True)
-    if not options.tasks:
-        DOCUMENT.write_text(write_document(rows, options.n_problems), encoding="utf-8")
-    if options.json:
-        options.json.write_text(json.dumps([row.to_dict() for row in rows], indent=1) + "\n", encoding="utf-8")
-    sys.exit(any(findings(row.ours) for row in rows))
+        if options.json:
+            text = json.dumps([dataclasses.asdict(rows[task]) for task in sorted(rows)], indent=1) + "\n"
+            options.json.write_text(text, encoding="utf-8")
+    if rows.keys() >= set(everything):
+        DOCUMENT.write_text(write_document([rows[task] for task in everything], options.n_problems), encoding="utf-8")
+    sys.exit(any(rows[task].ours for task in asked_for))
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def _defaults(n_digits: int, n_symbols: int, options: dict[str, Any]) -> dict[st
 _BY_PLACE = "a digit in its place is paid for, whatever the others are and whatever follows"
 _PAYS_BY_DESIGN = {
     "echo": "copying the question is the task",
-    **dict.fromkeys(("constant", "transplant", "listed", "hedged", "negated", "hidden"), _BY_PLACE),
+    **dict.fromkeys(("constant", "near", "transplant", "listed", "hedged", "several", "negated", "hidden"), _BY_PLACE),
 }
 
 

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from llmgym.core import LanguageEnv
-from llmgym.envs.reasoning_gym_judges import ACCEPTED, DEFAULTS, NUMBERS, REFUSED, REPAIRED
+from llmgym.envs.reasoning_gym_judges import ACCEPTED, DEFAULTS, NUMBERS, REFUSED, REPAIRED, same_value
 from llmgym.errors import DatasetError, InvalidOptionError, missing_extra, unknown_name
-from llmgym.rewards import answers_equal, extract_answer
+from llmgym.rewards import extract_answer
 from llmgym.tasks import TEST_SHARE, Problem, question_hash
 from llmgym.vector import LanguageVectorEnv
 
@@ -163,8 +163,7 @@ class ReasoningGymCheck:
             return repair.judge(answer, self.entry)
         if float(library_dataset(self.task, self.config).score_answer(answer, self.entry)) >= 1:
             return True
-        is_listed = answer.lstrip().startswith("[")  # a list of one number is not that number
-        return self.task in NUMBERS and not is_listed and answers_equal(answer, self.entry["answer"])
+        return self.task in NUMBERS and same_value(answer, self.entry)
 
 
 @dataclass(frozen=True)

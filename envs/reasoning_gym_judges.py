@@ -44,9 +44,14 @@ def same_sentence(answer: str, entry: Entry) -> bool:
     return given == wanted
 
 
+_ASSIGNMENT = re.compile(r"\s*[A-Za-z]\s*=")
+
+
 def same_value(answer: str, entry: Entry) -> bool:
-    """Equal in value, in whatever notation: :func:`llmgym.rewards.answers_equal`."""
-    return answers_equal(answer, entry["answer"])
+    """Equal in value in whatever notation, by :func:`llmgym.rewards.answers_equal`. ``x = 5`` is 5, ``5 = 5`` is not."""
+    assignment = _ASSIGNMENT.match(answer)
+    bare = answer[assignment.end() :] if assignment else answer
+    return not set("=[") & set(bare) and answers_equal(bare, entry["answer"])
 
 
 def same_antiderivative(answer: str, entry: Entry) -> bool:

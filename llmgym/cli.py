@@ -79,7 +79,8 @@ class AuditOptions(EnvKeywords):
     """What could a policy get from a reward without solving anything? Exit code 1 when something pays that should not.
 
     Attributes:
-        env: Id of a language environment, of ours or not; module:id imports the module that registers it.
+        env: Id of a language environment, or of another whose actions are texts; module:id imports the module that
+            registers it.
         all: Audit every registered id of ours in place of one.
         json: File for the reports, as JSON.
     """
@@ -100,23 +101,59 @@ def run_audit(arguments: Sequence[str]) -> None:
             f"Expected the id of an environment, or --all, actual: {actual}. Ids of ours: "
             f"{', '.join(sorted(ENVIRONMENTS))}."
         )
-    reports, left_out = [], {}
+    if options.json is not None:
+        _check_can_write(options.json)
+    reports, left_out, errors = [], {}, {}
     for env_id in sorted(ENVIRONMENTS) if options.all else [options.env]:
         try:
             reports.append(audit(env_id, **chosen, **env_kwargs))
-        except MissingExtraError as error:
+        except Exception as error:
             if not options.all:
                 raise
-            left_out[env_id] = str(error)
-            print(f"{env_id}: not audited. {error}\n")
+            # What is finished is kept: the other reports are not the worse for it.
+            said = str(error)
+            if isinstance(error, MissingExtraError):
+                left_out[env_id] = said
+            else:
+                errors[env_id] = said = f"{type(error).__name__}: {error}"
+            print(f"{env_id}: not audited. {said}\n")
             continue
         _print_score_card(reports[-1])
-    passed = all(report.passed for report in reports)
+    found = not all(report.passed for report in reports)
+    passed = bool(reports) and not errors and not found
     if options.json is not None:
-        several = {"passed": passed, "reports": [r.to_dict() for r in reports], "not_audited": left_out}
+        several = {
+            "passed": passed,
+            "reports": [report.to_dict() for report in reports],
+            "not_audited": left_out,
+            "errors": errors,
+        }
         write_json(options.json, several if options.all else reports[0].to_dict())
-    if not passed:
+    if found:
         sys.exit(1)
+    if not passed:
+        raise InvalidOptionError(
+            f"Expected every audit to end with a report, actual: {len(reports)} did, {len(left_out)} miss a package, "
+            f"{len(errors)} ended with an error (above). Install what is missing, or audit one id."
+        )
+
+
+def _check_can_write(path: Path) -> None:
+    """Refuse a path for JSON that cannot be written, before the work is done.
+
+    Raises:
+        InvalidOptionError: If it is a folder, or lies where nothing can be written.
+    """
+    reason = "it is a folder" if path.is_dir() else ""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.touch()
+        draft.unlink()
+    except OSError as error:
+        reason = str(error)
+    if reason:
+        raise InvalidOptionError(f"Expected `--json` to name a file, actual: {str(path)!r} ({reason}). Choose another.")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -149,7 +186,8 @@ def _score_card(report: AuditReport) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("probe", "verdict", "mean", "max", "", title="\n".join(report.heading), title_justify="left")
+    # A text, not a string: rich would take brackets in a name for its markup.
+    table = Table("probe", "verdict", "mean", "max", "", title=Text("\n".join(report.heading)), title_justify="left")
     for name, verdict, mean, largest, reason in report.rows():
         table.add_row(name, Text(verdict, style=_VERDICT_COLOURS.get(verdict, "dim")), mean, largest, Text(reason))
     conclusion = Text(report.conclusion, style="bold green" if report.passed else "bold red")
@@ -224,20 +262,21 @@ def _live_view(title: str, rows: Sequence[Mapping[str, Any]], spent: float) -> A
     from rich.panel import Panel
     from rich.progress_bar import ProgressBar
     from rich.table import Table
+    from rich.text import Text
 
     now = rows[-1]
     names = _CURVES | {f"  {key[7:]}": key for key in now if key.startswith("reward/")}
     table = Table.grid(padding=(0, 2))
     for label, key in sorted(names.items(), key=lambda item: (item[1] != "rollout/return", item[1][0] != "r", item[1])):
         values = [float(row.get(key, math.nan)) for row in rows]
-        table.add_row(label, f"[green]{sparkline(values, 48)}[/]", f"{values[-1]:.3g}")
+        table.add_row(Text(label), f"[green]{sparkline(values, 48)}[/]", f"{values[-1]:.3g}")
     head = (
         f"iteration {now['iteration']}   {now['seconds']:.0f} s   {now['timesteps']:,} tokens   "
         f"{now['time/tokens_per_second']:,.0f} tokens/s   environment {100 * now['time/env_share']:.1f} %"
     )
     bar = Table.grid(expand=True)
     bar.add_row(ProgressBar(total=1.0, completed=spent))
-    return Panel(Group(bar, head, "", table), title=title, title_align="left")
+    return Panel(Group(bar, head, "", table), title=Text(title), title_align="left")
 
 
 def sparkline(values: Sequence[float], columns: int) -> str:
@@ -294,8 +333,8 @@ def _print_evaluation(result: Evaluation, n_examples: int) -> None:
     rows += [(f"reward {name}", f"{value:.3f}") for name, value in result.reward_components.items()]
     rows += [("return", f"{result.mean_return:.3f}"), ("tokens a response", f"{result.mean_length:.1f}")]
     rows += [(f"ended: {name}", f"{100 * share:.1f} %") for name, share in sorted(result.stop_reasons.items())]
-    if result.unverifiable:
-        rows += [("unverifiable", f"{100 * result.unverifiable:.1f} % of the answers, counted as not solved")]
+    if result.unverifiable is not None:
+        rows += [("unverifiable", f"{100 * result.unverifiable:.1f} % of the episodes, counted as not solved")]
     rows += [("solved", result.solved_if)]
     rows += [("problems", f"{result.n_problems}, {result.samples} responses each, {result.seconds:.1f} s")]
     width = max(len(name) for name, _ in rows)
@@ -387,6 +426,15 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
 }
 
 
+class UsageError(SystemExit):
+    """Ends the program with a message and exit code 2, as argument parsers do: 1 says that an audit found something."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.code = 2
+        print(message, file=sys.stderr)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; a mistake of the user's ends it with a message."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -398,6 +446,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise unknown_name("a command", words[0], COMMANDS)
         COMMANDS[words[0]](words[1:])
     except (LLMGymError, gym.error.Error) as error:  # Gymnasium's: an id that nobody registered, a negative seed
-        sys.exit(f"llmgym: {error}")
+        raise UsageError(f"llmgym: {error}") from error
     except KeyboardInterrupt:
         sys.exit(130)

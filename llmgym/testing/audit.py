@@ -1,38 +1,26 @@
 """What could a policy get from a reward without solving anything?
 
 :func:`audit` asks it of an environment, :func:`audit_reward` of any function that scores a response. What is posed is
-in :mod:`llmgym.testing.probes`, what the scores mean in :mod:`llmgym.testing.verdicts`; the responses are judged in a
-process that can be killed (:mod:`llmgym.testing.workers`).
+in :mod:`llmgym.testing.probes`, what the scores mean in :mod:`llmgym.testing.verdicts`; how an environment is asked is
+in :mod:`llmgym.testing.environments`. Responses are judged in a process that can be killed
+(:mod:`llmgym.testing.workers`).
 """
 
 from __future__ import annotations
 
-import copy
 import inspect
-import itertools
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
 
-from llmgym.core import LanguageEnv, parse_problem
-from llmgym.errors import InvalidOptionError, WrongEnvironmentError, unknown_name
-from llmgym.registration import ENVIRONMENTS, find_spec, load_entry_point, takes_keyword
+from llmgym.core import parse_problem
+from llmgym.errors import InvalidOptionError
 from llmgym.tasks import Problem
+from llmgym.testing.environments import AskedEnv
 from llmgym.testing.report import AuditReport
 from llmgym.testing.verdicts import Subject, examine
-from llmgym.testing.workers import Judgement
-from llmgym.wrappers.reward import TranscriptReward
-
-#: Budgets of an environment under audit, in tokens, where the caller sets no others: room for the long responses.
-BUDGETS = {"max_prompt_tokens": 8_192, "max_new_tokens": 196_608}
-
-#: Turns that a response is repeated for, where the environment hands the turn back.
-_MAX_TURNS = 8
-#: Orders of the rewards that are tried.
-_MAX_ORDERS = 4
 
 
 def audit(
@@ -48,20 +36,23 @@ def audit(
 
     Args:
         env: Id of a language environment, of ours or not (``module:id`` imports the module that registers it); or a
-            language environment made with ``action_unit="response"``, wrapped or not.
+            language environment made with ``action_unit="response"``, wrapped or not. Also an environment of another
+            package, by id or made, if its actions are texts (``gymnasium.spaces.Text``), its ``reset(seed=...)``
+            poses the same problem for the same seed, and the info of ``reset`` has the texts ``"question"`` and
+            ``"reference_answer"``.
         n_problems: Problems to try, drawn with ``reset``.
         seed: Of the problems and of what is random in the probes.
         deadline: Seconds after which a response is given up.
         form: Text with {answer} in it: how the environment wants an answer; empty: the usual forms are tried.
-        env_kwargs: Keyword arguments of the environment. Where they set no budgets, these are raised to
-            :data:`BUDGETS`.
+        env_kwargs: Keyword arguments of the environment. Where they set no budgets, those of a language environment
+            are raised to :data:`~llmgym.testing.environments.BUDGETS`.
 
     Returns:
         What each probe was paid, and whether that is right.
 
     Raises:
         InvalidOptionError: If the id or an argument is unknown.
-        WrongEnvironmentError: If it is no :class:`~llmgym.core.LanguageEnv`.
+        WrongEnvironmentError: If it is no such environment.
 
     Example:
         >>> from llmgym.core import LanguageEnv
@@ -73,20 +64,22 @@ def audit(
     """
     if n_problems < 1:
         raise InvalidOptionError(f"Expected `n_problems` >= 1, actual: {n_problems}. Raise it.")
-    made, name, kwargs = _make(env, env_kwargs)
+    asked = AskedEnv(env, env_kwargs, n_problems, seed)
     subject = Subject(
-        name=name,
+        name=asked.name,
         settings={
-            "env_kwargs": kwargs,
+            "env_kwargs": asked.env_kwargs,
             "n_problems": n_problems,
             "seed": seed,
             "deadline": deadline,
             "form": form,
         },
-        scorer=EnvScorer(made),
-        problems=_draw(made, n_problems, seed),
-        by_design=(made.metadata or {}).get("audit", {}),
-        reordered=[EnvScorer(other) for other in _reordered(made)],
+        scorer=asked.scorer,
+        problems=asked.problems,
+        by_design=asked.by_design,
+        beside=asked.beside,
+        reordered=asked.reordered,
+        not_reordered=asked.not_reordered,
     )
     return examine(subject, seed=seed, deadline=deadline, form=form)
 
@@ -128,16 +121,18 @@ def audit_reward(
         >>> problems = [{"question": f"What is {n}*{n}?", "answer": str(n * n)} for n in range(11, 21)]
         >>> report = audit_reward(generous, problems)
         >>> [result.name for result in report.findings]
-        ['listed', 'hedged', 'negated', 'hidden']
+        ['near', 'listed', 'hedged', 'several', 'negated', 'hidden']
     """
     parsed = [parse_problem(problem) for problem in problems]
+    scorer = TRLScorer(reward) if _is_trl(reward) else reward
     title = name or getattr(reward, "__name__", type(reward).__name__)
     subject = Subject(
         name=title,
         settings={"n_problems": len(parsed), "seed": seed, "deadline": deadline, "form": form},
-        scorer=TRLScorer(reward) if _is_trl(reward) else reward,
+        scorer=scorer,
         problems=[problem for problem in parsed if problem is not None],
         by_design=by_design or {},
+        beside=scorer,
     )
     return examine(subject, seed=seed, deadline=deadline, form=form)
 
@@ -185,120 +180,3 @@ def _is_trl(reward: Callable[..., Any]) -> bool:
         return "completions" in inspect.signature(reward).parameters
     except (TypeError, ValueError):  # written in C: it does not tell
         return False
-
-
-# --- Environments -----------------------------------------------------------------------------------------------------
-
-
-class EnvScorer:
-    """The reward of an environment as a scorer: poses the problem, takes the response as the action, sums the rewards.
-
-    Where the environment hands the turn back, the response is given again, a few times.
-
-    Args:
-        env: A language environment with ``action_unit="response"``, wrapped or not.
-    """
-
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
-        self.env = env
-
-    def __call__(self, response: str, problem: Problem) -> Judgement:
-        """Total of an episode, and its parts."""
-        self.env.reset(options={"problem": problem})
-        rewards: list[float] = []
-        components: dict[str, list[float]] = {}
-        for _ in range(_MAX_TURNS):
-            _, reward, terminated, truncated, info = self.env.step(response)
-            rewards.append(float(reward))
-            for name, part in info.get("reward_components", {}).items():
-                components.setdefault(name, []).append(float(part))
-            if terminated or truncated:
-                break
-        core: Any = self.env.unwrapped
-        left_out = ""
-        if "unused_text" in info or truncated:
-            left_out = "ended before their last character, by a stop string, the end token or a budget"
-        elif len(rewards) == 1 and core.transcript.response != response:
-            left_out = "have characters that the vocabulary has not"
-        return Judgement(math.fsum(rewards), {name: math.fsum(of) for name, of in components.items()}, left_out)
-
-
-def _make(env: str | gym.Env[Any, Any], env_kwargs: Mapping[str, Any]) -> tuple[gym.Env[Any, Any], str, dict[str, Any]]:
-    """The environment, what to call it, and what it was made with."""
-    if not isinstance(env, str):
-        core = env.unwrapped
-        if not isinstance(core, LanguageEnv):
-            raise _not_ours(type(core).__name__, type(core))
-        unit = core.engine.options.action_unit
-        if unit != "response" or env_kwargs:
-            actual = f"action_unit={unit!r}" if unit != "response" else f"{sorted(env_kwargs)} for one made already"
-            raise InvalidOptionError(
-                f'Expected an environment made with action_unit="response" and no keyword arguments, actual: {actual}. '
-                "Pass an id and keyword arguments instead."
-            )
-        return env, env.spec.id if env.spec is not None else type(core).__name__, {}
-    if "action_unit" in env_kwargs:
-        raise InvalidOptionError(
-            f"Expected no `action_unit` (an audit poses whole responses), actual: {env_kwargs['action_unit']!r}. "
-            "Leave it out."
-        )
-    spec = find_spec(env)
-    if spec is None:
-        raise InvalidOptionError(
-            f"{unknown_name('an environment', env, ENVIRONMENTS)} An id that another module registers is written "
-            "module:id."
-        )
-    creator = load_entry_point(spec.entry_point)
-    if creator is None or (isinstance(creator, type) and not issubclass(creator, LanguageEnv)):
-        raise _not_ours(env, creator)
-    if not takes_keyword(creator, "action_unit"):
-        raise InvalidOptionError(
-            f"Expected an environment that takes `action_unit`, actual: {env!r}, whose entry point does not. Name it "
-            "there, or let the class pass its **options on to LanguageEnv."
-        )
-    raised = {name: budget for name, budget in BUDGETS.items() if takes_keyword(creator, name)}
-    kwargs = {**raised, **env_kwargs}
-    made = gym.make(spec, **kwargs, action_unit="response", disable_env_checker=True)
-    if not isinstance(made.unwrapped, LanguageEnv):
-        raise _not_ours(env, type(made.unwrapped))
-    return made, env, kwargs
-
-
-def _not_ours(name: str, kind: Any) -> WrongEnvironmentError:
-    is_a = f"a {getattr(kind, '__name__', kind)}" if kind is not None else "which has no entry point"
-    return WrongEnvironmentError(
-        f"Expected a language environment (a subclass of llmgym.core.LanguageEnv), actual: {name!r}, {is_a}. Audit "
-        "its reward function with llmgym.testing.audit_reward."
-    )
-
-
-def _draw(env: gym.Env[Any, Any], n_problems: int, seed: int) -> list[Problem]:
-    """Different problems, as many as there are within ten times as many draws."""
-    core: Any = env.unwrapped
-    problems: dict[tuple[str, str], Problem] = {}
-    env.reset(seed=seed)
-    for _ in range(10 * n_problems):
-        problem = core.transcript.problem
-        problems.setdefault((problem.problem_id, problem.question), problem)
-        if len(problems) == n_problems:
-            break
-        env.reset()
-    return list(problems.values())
-
-
-def _reordered(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
-    """The same environment with its rewards, and its reward wrappers, in other orders."""
-    if env.spec is None:
-        return
-    rewards = env.spec.kwargs.get("rewards") or {}
-    for order in itertools.islice(itertools.permutations(rewards.items()), 1, 1 + _MAX_ORDERS):
-        yield gym.make(env.spec, rewards=dict(order), disable_env_checker=True)
-    wrappers = env.spec.additional_wrappers
-    paying = [i for i, w in enumerate(wrappers) if issubclass(load_entry_point(w.entry_point), TranscriptReward)]
-    for places in itertools.islice(itertools.permutations(paying), 1, 1 + _MAX_ORDERS):
-        spec = copy.deepcopy(env.spec)
-        moved = list(wrappers)
-        for place, source in zip(paying, places, strict=True):
-            moved[place] = wrappers[source]
-        spec.additional_wrappers = tuple(moved)
-        yield gym.make(spec, disable_env_checker=True)

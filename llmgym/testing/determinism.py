@@ -12,18 +12,19 @@ from llmgym.testing.report import CHECKS, ProbeResult, Verdict, example_of
 from llmgym.testing.workers import SLOW, FreshInterpreter, Job, Outcome, Scorer, run, why_not_picklable
 
 #: Problems whose responses are judged again.
-_SAMPLED_PROBLEMS = 3
+_SAMPLED_PROBLEMS = 2
 _HASH_SEEDS = (1, 2)
-#: Seconds for a fresh interpreter to start and to judge them all.
-_FRESH_TIMEOUT = 120.0
 
 
 def ask_again(
     scorer: Scorer,
     problems: Sequence[Problem],
     judged: Sequence[tuple[Job, Outcome]],
-    reordered: Sequence[Scorer],
     deadline: float,
+    *,
+    beside: Scorer | None,
+    reordered: Sequence[Scorer],
+    not_reordered: str,
 ) -> list[ProbeResult]:
     """The same responses again: in other processes, in a thread, under other hash seeds, in another order of rewards.
 
@@ -31,15 +32,19 @@ def ask_again(
         scorer: The scorer.
         problems: The problems.
         judged: Responses with what became of them before. Those to the first problems are asked again, unless they were
-            very long, slow or had no score.
-        reordered: The same scorer with its rewards in other orders.
+            very long, cut, slow or had no score.
         deadline: Seconds for each response.
+        beside: The scorer for a second thread; ``None`` where there cannot be one.
+        reordered: The same scorer with its rewards in other orders.
+        not_reordered: Why there are none.
     """
     heavy = {probe.name for probe in PROBES if probe.heavy}
     sample = [
         (job, outcome)
         for job, outcome in judged
-        if job.index < _SAMPLED_PROBLEMS and job.probe not in heavy and not outcome.fault and outcome.seconds <= SLOW
+        if job.index < _SAMPLED_PROBLEMS
+        and job.probe not in heavy
+        and not (outcome.fault or outcome.cut or outcome.seconds > SLOW)
     ]
     jobs = [job for job, _ in sample]
     expected = [outcome for _, outcome in sample]
@@ -50,8 +55,8 @@ def ask_again(
         fresh = [stack.enter_context(FreshInterpreter(scorer, jobs, problems, seed)) for seed in seeds]
         # Backwards first, then once more forwards: what a scorer keeps from call to call shows.
         twice = run(scorer, [*reversed(jobs), *jobs], problems, deadline=deadline)
-        threaded = run(scorer, jobs, problems, deadline=deadline, thread=True)
-        hashed = _hash_seed_result(compare, expected, fresh, unpicklable)
+        threaded = run(scorer, jobs, problems, deadline=deadline, thread=True, beside=beside)
+        hashed = _hash_seed_result(compare, expected, fresh, unpicklable, deadline)
     backwards, forwards = twice[: len(jobs)][::-1], twice[len(jobs) :]
     results = [
         compare.result("repeat", backwards, forwards),
@@ -66,20 +71,28 @@ def ask_again(
         others = [run(other, jobs, problems, deadline=deadline) for other in reordered]
         results.append(compare.result("order", expected * len(others), [o for of in others for o in of]))
     else:
-        reason = "there are not two rewards to put in another order"
-        results.append(ProbeResult("order", CHECKS["order"], Verdict.NOT_POSED, reason))
+        results.append(ProbeResult("order", CHECKS["order"], Verdict.NOT_POSED, not_reordered))
     return results
 
 
 def _hash_seed_result(
-    compare: _Comparison, expected: Sequence[Outcome], fresh: Sequence[FreshInterpreter], unpicklable: str
+    compare: _Comparison,
+    expected: Sequence[Outcome],
+    fresh: Sequence[FreshInterpreter],
+    unpicklable: str,
+    deadline: float,
 ) -> ProbeResult:
-    answers = [interpreter.outcomes(_FRESH_TIMEOUT) for interpreter in fresh]
-    refused = next((answer for answer in answers if isinstance(answer, str)), unpicklable)
-    if refused:
-        reason = f"a fresh interpreter cannot load the scorer: {refused[:120]}"
+    # Every response was judged within the deadline before, and the slowest tells how busy the machine is.
+    patience = deadline + 10 * max((outcome.seconds for outcome in expected), default=0.0)
+    answers = [interpreter.wait(patience) for interpreter in fresh]
+    not_loaded = next((answer.not_loaded for answer in answers if answer.not_loaded), unpicklable)
+    if not_loaded and not any(answer.fault for answer in answers):
+        reason = f"a fresh interpreter cannot load the scorer: {not_loaded[:120]}"
         return ProbeResult("hash_seed", CHECKS["hash_seed"], Verdict.NOT_POSED, reason)
-    actual = [outcome for answer in answers if not isinstance(answer, str) for outcome in answer]
+    actual: list[Outcome | None] = []
+    for answer in answers:
+        row = [*answer.outcomes, *([Outcome(fault=answer.fault)] if answer.fault else [])]
+        actual += [*row, *[None] * (len(expected) - len(row))]
     return compare.result("hash_seed", [*expected] * len(answers), actual)
 
 
@@ -98,11 +111,16 @@ class _Comparison:
             for job, here, there in zip(jobs, expected, actual, strict=True)
             if here is not None and there is not None and not here.agrees(there)
         ]
+        faults = list(dict.fromkeys(there.fault for _, there in differ if there.fault))
+        reason = f"{len(differ)} of {len(actual)} scores differ" if differ else ""
+        if faults:
+            reason += f": {'; '.join(faults[:3])}"
         return ProbeResult(
             name,
             CHECKS[name],
             Verdict.FINDING if differ else Verdict.PASS if actual else Verdict.NOT_POSED,
-            f"{len(differ)} of {len(actual)} scores differ" if differ else "",
+            reason,
             n_responses=len(actual),
             examples=tuple(example_of(job, outcome, self.problems) for job, outcome in differ[:3]),
+            faulty=bool(faults),
         )

@@ -1,112 +1,23 @@
-"""What the audit poses: responses that solve nothing, and the forms in which an answer can be given.
+"""What the audit poses: responses that solve nothing.
 
-Texts only. Who judges them is in :mod:`llmgym.testing.workers`, what follows from the scores in
-:mod:`llmgym.testing.audit`.
+Texts only. The forms in which an answer can be given are in :mod:`llmgym.testing.forms`, who judges the responses in
+:mod:`llmgym.testing.workers`, what follows from the scores in :mod:`llmgym.testing.verdicts`.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from fractions import Fraction
+from itertools import islice
 
-from llmgym.rewards.arithmetic import evaluate
 from llmgym.tasks import Problem
+from llmgym.testing.forms import FORMS, THOUGHT, WRONG_ANSWERS, Form, is_right, number
 
-#: What stands for thinking: no letters, so that it is in every language.
-THOUGHT = "..."
-#: Answers that answer nothing: what they earn in the right form is earned by the form.
-WRONG_ANSWERS = ("-90817.2635", "zzyzx", "(90817, -2635, 7)")
+#: Characters of a long response, and brackets of a deeply nested one.
 LONG, DEEP = 100_000, 10_000
-
-
-# --- Forms ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """A way to give an answer.
-
-    Attributes:
-        name: What to call it.
-        template: A text with ``{answer}``, and maybe ``{thought}``, in it.
-    """
-
-    name: str
-    template: str
-
-    def write(self, answer: str, thought: str = THOUGHT) -> str:
-        """A response with the answer in this form.
-
-        >>> Form("boxed", r"\\boxed{{answer}}").write("42")
-        '\\\\boxed{42}'
-        """
-        return self.template.replace("{thought}", thought).replace("{answer}", answer)
-
-
-#: Of forms that pay alike the first is used: the one with a place for everything.
-FORMS: tuple[Form, ...] = (
-    Form("think and answer tags", "<think>{thought}</think><answer>{answer}</answer>"),
-    Form("think and answer tags on lines", "<think>\n{thought}\n</think>\n<answer>\n{answer}\n</answer>"),
-    Form("answer tags after open thinking", "{thought}</think><answer>{answer}</answer>"),
-    Form("answer tags", "<answer>{answer}</answer>"),
-    Form("box after thinking", "<think>{thought}</think>\\boxed{{answer}}"),
-    Form("box", "\\boxed{{answer}}"),
-    Form("hashes", "{thought}\n#### {answer}"),
-    Form("sentence", "The answer is {answer}."),
-    Form("bare", "{answer}"),
-    Form("bare and a blank", "{answer} "),
-    Form("code block", "```\n{answer}\n```"),
-    Form("JSON", '{"answer": "{answer}"}'),
-)
-
-
-# --- Answers ----------------------------------------------------------------------------------------------------------
-
-
-def same_answer(left: str, right: str) -> bool:
-    r"""Whether two answers are plainly the same: one text but for case, space and dress, or one number.
-
-    >>> same_answer("0.50", r"\frac{1}{2}"), same_answer(r"\text{(C)}", "c"), same_answer("2", "3")
-    (True, True, False)
-    """
-    left, right = _undressed(left), _undressed(right)
-    value = number(left)
-    return left == right or (value is not None and value == number(right))
-
-
-_DRESS = re.compile(r"\\(?:text|mathrm|mathbf|textbf|left|right|boxed|[,;!: ])|[$\s]")
-_FRACTION = re.compile(r"\\[dt]?frac\{?(\d+)\}?\{?(\d+)\}?")
-
-
-def _undressed(answer: str) -> str:
-    """An answer without the commands and brackets around it, so that what is left can be laid beside another."""
-    bare = _FRACTION.sub(r"\1/\2", _DRESS.sub("", answer.casefold()))
-    return bare.strip("{}().") or bare
-
-
-def number(text: str) -> Fraction | None:
-    """The value of a plain number or fraction; ``None`` for anything else."""
-    return evaluate(text) if re.fullmatch(r"\s*[-+−]?[0-9][0-9.,/]{0,40}\s*", text) else None
-
-
-def commonest_answers(problems: Sequence[Problem], n: int) -> list[str]:
-    """The ``n`` reference answers that most of the problems have."""
-    return [answer for answer, _ in Counter(problem.reference_answer for problem in problems).most_common(n)]
-
-
-#: Candidates for an answer that is paid whatever the question, beside the problems' own.
-CONSTANTS: tuple[str, ...] = (
-    *("0", "1", "-1", "2", "3", "5", "10", "42", "100", "1000", "0.5", "1/2"),
-    *("true", "false", "yes", "no", "True", "False", "Yes", "No", "A", "B", "C", "D", "E", "a", "x"),
-    *("[]", "{}", "()", "[0]", "[[]]", '""', "None", "null", "nan", "NaN", "inf", "-inf", "undefined", "error"),
-    *("I don't know", "unknown", "no solution", "\\boxed{}", "\\text{}", "6*4*1*1", "1+1", "x=x", "0=0"),
-    *(".", ",", "-", "*", ".*", "%", "$", "?", "…", "_", "()()", "a b c", "1 2 3", "1, 2, 3", "\\pm", "\\infty"),
-)
 
 
 # --- Probes -----------------------------------------------------------------------------------------------------------
@@ -141,10 +52,10 @@ class Posing:
         near = [str(value + k) for k in range(1, n + 1)] if value is not None else []
         letters = [chr(ord("A") + k % 26) * (1 + k // 26) for k in range(n + 1)]
         candidates = dict.fromkeys([*self.others, *near, *letters])
-        return [other for other in candidates if not same_answer(other, self.answer)][:n]
+        return list(islice((other for other in candidates if not is_right(other, self.problem)), n))
 
 
-#: Named responses to one problem: ``(variant, response)``.
+#: Named responses to one problem: ``(variant, response)``. Names differ but for :attr:`Rule.IN_ANY_PLACE`.
 Responses = Iterator[tuple[str, str]]
 
 
@@ -153,6 +64,7 @@ class Rule(Enum):
 
     NEVER = "never"  # a single one is
     BY_CHANCE = "by chance"  # when it is paid more often than chance explains
+    IN_ANY_PLACE = "in any place"  # when all responses of one variant are: the right answer stands elsewhere in each
     REPORTED = "reported"  # it is a matter of policy: the report shows what is paid
 
 
@@ -191,9 +103,12 @@ def _white_space(posing: Posing) -> Responses:
 def _garbage(posing: Posing) -> Responses:
     rng = posing.rng
     drawn = (chr(rng.randrange(0xA1, 0xD7FF)) for _ in range(80))
+    wide = (chr(rng.randrange(0x1F300, 0x1F650)) + chr(rng.randrange(0x20000, 0x2A6D0)) for _ in range(20))
     pieces = {
         # No digits and no single Latin letters: either may be the answer by chance.
         "characters": "".join(character for character in drawn if not character.isnumeric()),
+        "characters above U+FFFF": "".join(character for character in "".join(wide) if not character.isnumeric()),
+        "halves of surrogate pairs": "\ud83d zzyzx \udc00",
         "signs": "".join(rng.choice("{}[]()<>\\|^_$%&#@!?*+-=~/:;,.'\"`") for _ in range(80)),
         "control characters": "\x00\x1b[31m\x07\ufffe\u202e" + "\r" * 9,
         "words": " ".join("".join(rng.choices("abdefgilmnoprstu", k=8)) for _ in range(12)),
@@ -202,6 +117,21 @@ def _garbage(posing: Posing) -> Responses:
     for name, text in pieces.items():
         yield name, text
         yield f"{name} in the form", posing.form.write(text)
+
+
+def _talk(posing: Posing) -> Responses:
+    for name, text in (
+        ("wait", "Wait, let me think about this again. Hmm, wait."),
+        ("let me", "Let me check that once more, step by step. So, let me see."),
+        ("therefore", "Therefore, after careful consideration, the result follows."),
+        ("final answer", "Final answer: the final answer is as follows."),
+        ("the answer is", "The answer is"),
+        ("cannot", "I cannot solve this problem."),
+        ("sorry", "Sorry, I am not able to help with that."),
+    ):
+        yield name, text
+        yield f"{name} in the form", posing.form.write(text)
+        yield f"{name} as thinking", posing.form.write("", text)
 
 
 def _long(posing: Posing) -> Responses:
@@ -254,6 +184,45 @@ def _transplant(posing: Posing) -> Responses:
         yield f"other {i + 1}", posing.form.write(other)
 
 
+def _near(posing: Posing) -> Responses:
+    for name, text in _neighbours(posing.answer.strip()):
+        if text.strip() and not is_right(text, posing.problem):
+            yield name, posing.form.write(text)
+
+
+def _neighbours(answer: str) -> Iterator[tuple[str, str]]:
+    """Texts beside an answer: of its first whole number, or of a word, and pieces of either."""
+    match = re.search("[0-9]{1,300}", answer)
+    if match:
+        before, digits, after = answer[: match.start()], match[0], answer[match.end() :]
+        value = int(digits)
+        swap = next((i for i in range(len(digits) - 1) if digits[i] != digits[i + 1]), None)
+        yield "one more", f"{before}{value + 1}{after}"
+        if value:
+            yield "one less", f"{before}{value - 1}{after}"
+        yield "doubled", f"{before}{2 * value}{after}"
+        yield "ten times", f"{before}{digits}0{after}"
+        if len(digits) > 1:
+            yield "last digit left out", f"{before}{digits[:-1]}{after}"
+            yield "digits reversed", f"{before}{digits[::-1]}{after}"
+        if swap is not None:
+            yield (
+                "digits swapped",
+                f"{before}{digits[:swap]}{digits[swap + 1]}{digits[swap]}{digits[swap + 2 :]}{after}",
+            )
+        if answer.startswith("-"):
+            yield "negated", answer[1:]
+        elif not before or before.startswith("\\"):
+            yield "negated", f"-{answer}"
+    elif len(answer) > 3:
+        if not answer.endswith("s"):  # a plural may stand for its singular
+            yield "last letter left out", answer[:-1]
+        yield "first half", answer[: len(answer) // 2]
+    if len(answer) > 2:
+        yield "first two characters", answer[:2]
+        yield "last two characters", answer[-2:]
+
+
 _EXPRESSION = re.compile(r"[0-9(][0-9 .()+\-*/^×÷−]*[0-9)]")
 
 
@@ -271,6 +240,18 @@ def _echo(posing: Posing) -> Responses:
         longest = max(found, key=len)
         yield "expression", longest
         yield "expression in the form", posing.form.write(longest)
+    for name, changed in (("lower", question.lower()), ("upper", question.upper()), ("reversed", question[::-1])):
+        yield f"{name} in the form", posing.form.write(changed)
+    numbers, words = re.findall(r"[0-9]+", question), re.findall(r"[^\W\d_]{2,}", question)
+    copied: dict[str, str] = {}
+    if numbers:
+        copied |= {"first number": numbers[0], "last number": numbers[-1]}
+        copied["largest number"] = max(numbers, key=lambda digits: (len(digits.lstrip("0")), digits.lstrip("0")))
+    if words:
+        copied |= {"first word": words[0], "last word": words[-1], "longest word": max(words, key=len)}
+    for name, piece in copied.items():
+        if not is_right(piece, posing.problem):
+            yield f"{name} in the form", posing.form.write(piece)
 
 
 def _listed(posing: Posing) -> Responses:
@@ -305,6 +286,39 @@ def _hedged(posing: Posing) -> Responses:
     ):
         yield name, text
         yield f"{name} in the form", posing.form.write(text)
+    for separator, joint in (("commas", ", "), ("semicolons", "; "), ("lines", "\n"), ("and", " and ")):
+        for answers, place in _right_and_wrong(posing):
+            name, text = f"{len(answers)} with {separator}, right one {place}", joint.join(answers)
+            yield f"{name}, in the form", posing.form.write(text)
+            if separator != "lines":  # there the last of them may well be the answer: see `_several`
+                yield name, text
+
+
+def _right_and_wrong(posing: Posing) -> Iterator[tuple[list[str], str]]:
+    """Two and three answers, one of them right, and where that stands."""
+    if not posing.answer.strip():
+        return
+    wrong = posing.distractors(2)
+    for n in range(1, len(wrong) + 1):
+        yield [posing.answer, *wrong[:n]], "first"
+        yield [*wrong[:n], posing.answer], "last"
+
+
+def _several(posing: Posing) -> Responses:
+    # That the first or the last one counts is a rule like another, and gains nothing; that any of them does is not.
+    for answers, _ in _right_and_wrong(posing):
+        boxes = [f"\\boxed{{{answer}}}" for answer in answers]
+        for name, text in (
+            ("boxes", " ".join(boxes)),
+            ("boxes in the form", posing.form.write(" ".join(boxes))),
+            ("answer tags", "".join(f"<answer>{answer}</answer>" for answer in answers)),
+            ("answer tags after thinking", "<think>...</think>" + "".join(f"<answer>{a}</answer>" for a in answers)),
+            ("sentences", " ".join(f"The answer is {answer}." for answer in answers)),
+            ("hashes", "\n".join(f"#### {answer}" for answer in answers)),
+            ("lines", "\n".join(answers)),
+            ("a form each", "\n".join(posing.form.write(answer) for answer in answers)),
+        ):
+            yield f"{len(answers)} {name}", text
 
 
 def _negated(posing: Posing) -> Responses:
@@ -340,12 +354,21 @@ def _hidden(posing: Posing) -> Responses:
         ("answer tags", f"<answer>{right}</answer>"),
         ("sentence", f"The answer is {right}."),
         ("hashes", f"\n#### {right}\n"),
+        ("bold", f"**{right}**"),
+        ("equation", f"So it is = {right}"),
     ):
         yield f"{name}, no answer", f"<think>{thought}</think>"
         yield f"{name}, unclosed thinking", f"<think>{thought}"
         yield f"{name}, empty answer", f"<think>{thought}</think><answer></answer>"
         yield f"{name}, wrong answer", f"<think>{thought}</think><answer>{wrong}</answer>"
         yield f"{name}, wrong box", f"<think>{thought}</think>\\boxed{{{wrong}}}"
+    for name, between in (("text", f"The answer is {right}."), ("box", f"\\boxed{{{right}}}")):
+        before = f"<think>{THOUGHT}</think>{between}"
+        yield f"{name} before the tags, empty answer", f"{before}<answer></answer>"
+        yield f"{name} before the tags, wrong answer", f"{before}<answer>{wrong}</answer>"
+    quoted = right.replace('"', "'")
+    yield "attribute, empty answer", f'<think>{THOUGHT}</think><answer value="{quoted}"></answer>'
+    yield "attribute, wrong answer", f'<think>{THOUGHT}</think><answer value="{quoted}">{wrong}</answer>'
     yield "in a comment", posing.form.write(f"{wrong} <!-- {right} -->")
 
 
@@ -417,16 +440,19 @@ PROBES: tuple[Probe, ...] = (
     Probe("empty", "no text, or the form without an answer", Rule.NEVER, _empty),
     Probe("white_space", "blanks, line ends, invisible characters", Rule.NEVER, _white_space),
     Probe("garbage", "random characters, signs, words, digits", Rule.NEVER, _garbage),
+    Probe("talk", "phrases of a solution or a refusal, without an answer", Rule.NEVER, _talk),
     Probe("long", f"{LONG:,} characters", Rule.NEVER, _long, heavy=True),
     Probe("nested", f"brackets, commands and tags nested {DEEP:,} deep", Rule.NEVER, _nested, heavy=True),
     Probe("huge", "numbers too large to work out", Rule.NEVER, _huge, heavy=True),
+    Probe("near", "next to the right answer: one more, doubled, digits swapped, a piece of it", Rule.NEVER, _near),
     Probe("transplant", "another problem's answer", Rule.BY_CHANCE, _transplant),
-    Probe("echo", "the question, or its expression, repeated", Rule.BY_CHANCE, _echo),
+    Probe("echo", "the question repeated, or an expression, a number or a word of it", Rule.BY_CHANCE, _echo),
     Probe("listed", "the right answer among 20, first and last ones wrong", Rule.NEVER, _listed),
-    Probe("hedged", "the right answer or a wrong one", Rule.BY_CHANCE, _hedged),
+    Probe("hedged", "the right answer together with one or two wrong ones", Rule.BY_CHANCE, _hedged),
+    Probe("several", "two or three marked answers: does it matter which is right?", Rule.IN_ANY_PLACE, _several),
     Probe("negated", "not the right answer, in words", Rule.BY_CHANCE, _negated),
     Probe("stuffed", "tags repeated, nested, in wrong order, around a wrong answer", Rule.NEVER, _stuffed),
-    Probe("hidden", "the right answer in the thinking only", Rule.NEVER, _hidden),
+    Probe("hidden", "the right answer anywhere but where the answer belongs", Rule.NEVER, _hidden),
     Probe("injected", "text that addresses the judge", Rule.NEVER, _injected),
     Probe("executed", "code that has the right value when it is run", Rule.NEVER, _executed),
     Probe("language", "the right answer in a sentence of another language", Rule.REPORTED, _language),

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from numbers import Integral, Real
 from typing import Any
 
 from llmgym.tasks import Problem
@@ -19,11 +20,12 @@ CHECKS: dict[str, str] = {
     "form": "a wrong answer in that form: the base line of what follows",
     "constant": "one answer to every question",
     **{probe.name: probe.about for probe in PROBES},
+    "posed": "enough of the responses fit the environment",
     "range": "every score is a finite number",
     "components": "the parts sum to the reward",
     "repeat": "the same score when asked again",
     "process": "the same score in another process, in another order",
-    "thread": "the same score in a thread",
+    "thread": "the same score in a thread, while another one judges too",
     "hash_seed": "the same score under other PYTHONHASHSEEDs",
     "pickling": "a pickled copy of the scorer can be made",
     "order": "the same total in every order of the rewards",
@@ -77,6 +79,8 @@ class ProbeResult:
         max: The largest share that any response earned.
         n_responses: Responses judged.
         examples: The best-paid response, or those that went wrong.
+        faulty: Whether something went wrong that no declaration excuses: a scorer raised, was slow or hung, ended its
+            process, gave no finite number, or ran code of a response.
     """
 
     name: str
@@ -87,6 +91,7 @@ class ProbeResult:
     max: float | None = None
     n_responses: int = 0
     examples: tuple[Example, ...] = ()
+    faulty: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +103,8 @@ class AuditReport:
         settings: Arguments of the audit, as plain values.
         n_problems: Problems tried.
         form: The form in which the reference answer pays best, as a template.
-        full: The score of a reference answer in that form.
+        full: The score of a reference answer in that form; the best where they differ.
+        full_min: The lowest of them.
         form_share: Share of it that a wrong answer in that form earns.
         results: One for each check.
         notes: What else there is to know, such as what could not be posed.
@@ -109,6 +115,7 @@ class AuditReport:
     n_problems: int
     form: str
     full: float
+    full_min: float
     form_share: float
     results: tuple[ProbeResult, ...]
     notes: tuple[str, ...] = field(default=())
@@ -132,6 +139,10 @@ class AuditReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values, fit for JSON."""
+        values: dict[str, Any] = _plain(self._values())
+        return values
+
+    def _values(self) -> dict[str, Any]:
         return {
             "subject": self.subject,
             "settings": dict(self.settings),
@@ -139,23 +150,25 @@ class AuditReport:
             "findings": [result.name for result in self.findings],
             "n_problems": self.n_problems,
             "form": self.form,
-            "full": _finite(self.full),
-            "form_share": _finite(self.form_share),
+            "full": self.full,
+            "full_min": self.full_min,
+            "form_share": self.form_share,
             "results": [
                 {
                     "name": result.name,
                     "about": result.about,
                     "verdict": result.verdict.value,
+                    "faulty": result.faulty,
                     "reason": result.reason,
-                    "mean": _finite(result.mean),
-                    "max": _finite(result.max),
+                    "mean": result.mean,
+                    "max": result.max,
                     "n_responses": result.n_responses,
                     "examples": [
                         {
                             "problem_id": example.problem_id,
                             "variant": example.variant,
                             "response": example.response,
-                            "score": _finite(example.score),
+                            "score": example.score,
                             "fault": example.fault,
                         }
                         for example in result.examples
@@ -169,17 +182,20 @@ class AuditReport:
     @property
     def heading(self) -> tuple[str, ...]:
         """What stands above the score card."""
+        full = f"{self.full:g}" if math.isclose(self.full, self.full_min) else f"{self.full_min:g} to {self.full:g}"
         return (
-            f"{self.subject}: {self.n_problems} problems",
-            f"pays best: {self.form!r}",
-            f"a reference answer earns {self.full:g} in it, a wrong answer {self.form_share:.0%} of that",
+            f"{_legible(self.subject)}: {self.n_problems} problem{'s' if self.n_problems > 1 else ''}",
+            f"pays best: {_legible(repr(self.form))}",
+            f"a reference answer earns {full} in it, a wrong answer {self.form_share:.0%} of that",
         )
 
     @property
     def conclusion(self) -> str:
         """What stands below it."""
-        warned = [result.name for result in self.results if result.verdict is Verdict.WARNING]
-        also = f"; to look at: {', '.join(warned)}" if warned else ""
+        also = ""
+        for said, verdict in (("to look at", Verdict.WARNING), ("not posed", Verdict.NOT_POSED)):
+            names = [result.name for result in self.results if result.verdict is verdict]
+            also += f"; {said}: {', '.join(names)}" if names else ""
         if self.passed:
             return f"passed: nothing pays that should not{also}"
         n = len(self.findings)
@@ -188,7 +204,13 @@ class AuditReport:
     def rows(self) -> list[tuple[str, str, str, str, str]]:
         """Name, verdict, mean share, largest share, and what there is to say, for each check."""
         return [
-            (result.name, result.verdict.value, _share(result.mean), _share(result.max), result.reason or result.about)
+            (
+                result.name,
+                result.verdict.value,
+                _share(result.mean),
+                _share(result.max),
+                _legible(result.reason or result.about),
+            )
             for result in self.results
         ]
 
@@ -198,10 +220,10 @@ class AuditReport:
         lines: list[str] = []
         for result in self.findings:
             for example in result.examples[:1]:
-                paid = example.fault or f"paid {example.score:g}"
-                lines += ["", f"{result.name}, {example.variant}: {paid}", f"  problem   {example.problem_id}"]
-                lines.append(f"  response  {example.response!r}")
-        return (*lines, *(["", *(f"note: {note}" for note in self.notes)] if self.notes else []), "")
+                score = "no score" if example.score is None else f"paid {example.score:g}"
+                lines += ["", _legible(f"{result.name}, {example.variant}: {example.fault or score}")]
+                lines += [f"  problem   {_legible(example.problem_id)}", f"  response  {example.response!r}"]
+        return (*lines, *(["", *(_legible(f"note: {note}") for note in self.notes)] if self.notes else []), "")
 
     def __str__(self) -> str:
         table = [("probe", "verdict", "mean", "max", ""), *self.rows()]
@@ -224,14 +246,38 @@ def _shorten(response: str) -> str:
     if len(response) > _SHOWN:
         left_out = len(response) - _SHOWN
         response = f"{response[: _SHOWN // 2]} … {left_out:,} characters … {response[-_SHOWN // 2 :]}"
+    return _clean(response)
+
+
+def _clean(text: str) -> str:
+    """The text without what a terminal obeys or no encoding can write: controls, marks of direction, halves."""
     return "".join(
-        "\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cn", "Co") and c not in "\n\t" else c for c in response
+        "\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cn", "Co", "Cs") and c not in "\n\t" else c for c in text
     )
+
+
+def _legible(text: str) -> str:
+    """The text, clean and on one line."""
+    return _clean(" ".join(text.splitlines()))
 
 
 def _share(share: float | None) -> str:
     return "" if share is None else f"{share:.2f}"
 
 
-def _finite(value: float | None) -> float | None:
-    return value if value is None or math.isfinite(value) else None
+def _plain(value: Any) -> Any:
+    """The value as JSON has it: what is none of JSON's kinds as its ``repr``, no number that is not finite."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        number = float(value)
+        return number if math.isfinite(number) else None
+    if isinstance(value, Mapping):
+        return {_plain(str(key)): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return _plain(repr(value))

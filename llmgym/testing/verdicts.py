@@ -6,7 +6,7 @@ import math
 import random
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,29 +14,18 @@ from typing import Any
 from llmgym.errors import InvalidOptionError, unknown_name
 from llmgym.tasks import Problem
 from llmgym.testing.determinism import ask_again
-from llmgym.testing.probes import (
-    CONSTANTS,
-    FORMS,
-    PROBES,
-    WRONG_ANSWERS,
-    Form,
-    Posing,
-    Probe,
-    Rule,
-    commonest_answers,
-    same_answer,
-)
+from llmgym.testing.forms import CONSTANTS, FORMS, WRONG_ANSWERS, Form, commonest_answers, same_answer
+from llmgym.testing.probes import PROBES, Posing, Probe, Rule
 from llmgym.testing.report import CHECKS, AuditReport, ProbeResult, Verdict, example_of
+from llmgym.testing.scales import FORM_LIMIT, Scale, make_scales, score_of
 from llmgym.testing.workers import MAX_HANGS, SLOW, Job, Outcome, Scorer, run
 
 #: A share of the full score, above the base line, from which a response counts as paid.
 PAID = 0.05
 #: A probe that chance may favour is a finding when it is paid for more than this share of the problems.
 CHANCE = 0.1
-#: A wrong answer in the right form may earn this share of the full score; more is a finding.
-FORM_LIMIT = 0.5
-#: A reference answer has to earn this share of the full score.
-REFERENCE_SHARE = 0.99
+#: Fewer of the responses judged as they were posed, not counting the longest, are a finding.
+ENOUGH = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +38,9 @@ class Subject:
         scorer: Scores a response to a problem.
         problems: The problems to try.
         by_design: Name of a check -> why it may pay.
+        beside: The scorer as a second thread asks it; ``None`` where it cannot be asked twice at the same time.
         reordered: The same scorer with its rewards in other orders.
+        not_reordered: Why there is none.
     """
 
     name: str
@@ -57,7 +48,9 @@ class Subject:
     scorer: Scorer
     problems: Sequence[Problem]
     by_design: Mapping[str, str]
+    beside: Scorer | None = None
     reordered: Sequence[Scorer] = ()
+    not_reordered: str = "a function is one reward"
 
 
 def examine(subject: Subject, *, seed: int, deadline: float, form: str) -> AuditReport:
@@ -80,14 +73,23 @@ def examine(subject: Subject, *, seed: int, deadline: float, form: str) -> Audit
         jobs = _write_jobs(subject.problems, references.form, seed, Path(folder)) if references.scored else []
         outcomes = run(subject.scorer, jobs, subject.problems, deadline=deadline)
         judged = [(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True) if outcome is not None]
-        determinism = ask_again(subject.scorer, subject.problems, judged, subject.reordered, deadline)
+        determinism = ask_again(
+            subject.scorer,
+            subject.problems,
+            judged,
+            deadline,
+            beside=subject.beside,
+            reordered=subject.reordered,
+            not_reordered=subject.not_reordered,
+        )
         executed = any(Path(folder).iterdir())
     ledger = _Ledger(subject.problems, references, judged)
     results = [
-        references.result(),
+        ledger.reference_result(),
         ledger.form_result(),
         ledger.constant_result(),
         *(ledger.probe_result(probe) for probe in PROBES),
+        ledger.posed_result(len(jobs)),
         ledger.range_result(),
         ledger.components_result(),
         *determinism,
@@ -100,7 +102,8 @@ def examine(subject: Subject, *, seed: int, deadline: float, form: str) -> Audit
         settings=subject.settings,
         n_problems=len(subject.problems),
         form=references.form.template,
-        full=references.full,
+        full=ledger.full,
+        full_min=ledger.full_min,
         form_share=ledger.form_share,
         results=tuple(_by_design(result, subject.by_design) for result in results),
         notes=tuple(notes),
@@ -125,10 +128,10 @@ def _check(subject: Subject, deadline: float, form: str) -> None:
 
 
 class _References:
-    """Which form pays best for the reference answers, and how much."""
+    """Which form pays best for the reference answers, and what they earn in it."""
 
     def __init__(self, subject: Subject, forms: Sequence[Form], deadline: float) -> None:
-        problems = self.problems = subject.problems
+        problems = subject.problems
         jobs = [
             Job("reference", form.name, i, form.write(problem.reference_answer))
             for form in forms
@@ -138,40 +141,16 @@ class _References:
         self.judged = [(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True) if outcome is not None]
         #: Whether any of them got a score.
         self.scored = any(outcome.score is not None for _, outcome in self.judged)
-        paid: dict[str, float] = defaultdict(float)
-        for job, outcome in self.judged:
-            paid[job.variant] += _number(outcome)
+        # What was cut, or got no score, is worth less than any that was not.
+        scores = [score_of(outcome) for _, outcome in self.judged]
+        worst = min((score for score in scores if score is not None), default=0.0)
+        paid = {form.name: [worst] * len(problems) for form in forms}
+        for (job, _), score in zip(self.judged, scores, strict=True):
+            if score is not None:
+                paid[job.variant][job.index] = score
         # Totals that differ by rounding alone are the same.
-        self.form = max(forms, key=lambda form: round(paid[form.name], 6))
+        self.form = max(forms, key=lambda form: round(math.fsum(paid[form.name]), 6))
         self.in_form = [(job, outcome) for job, outcome in self.judged if job.variant == self.form.name]
-        best = max((_number(outcome) for _, outcome in self.in_form), default=0.0)
-        #: What a reference answer earns at best; 1 where none earns anything.
-        self.full = best if best > 0 else 1.0
-
-    def result(self) -> ProbeResult:
-        """Whether every reference answer earns the full score."""
-        shares = [_number(outcome) / self.full for _, outcome in self.in_form]
-        short = [
-            (job, outcome)
-            for (job, outcome), share in zip(self.in_form, shares, strict=True)
-            if outcome.fault or not share >= REFERENCE_SHARE
-        ]
-        reasons = []
-        if short:
-            reasons.append(f"{len(short)} of {len(self.problems)} reference answers do not earn the full score")
-        reasons += _fault_reasons(self.in_form)
-        if len(self.in_form) < len(self.problems):
-            reasons.append(f"given up after {MAX_HANGS} responses without a score")
-        return ProbeResult(
-            "reference",
-            CHECKS["reference"],
-            Verdict.FINDING if reasons else Verdict.PASS,
-            "; ".join(reasons) or f"form: {self.form.name}",
-            sum(shares) / len(shares) if shares else None,
-            max(shares, default=None),
-            len(self.judged),
-            tuple(example_of(job, outcome, self.problems) for job, outcome in short[:3]),
-        )
 
 
 def _write_jobs(problems: Sequence[Problem], form: Form, seed: int, folder: Path) -> list[Job]:
@@ -182,7 +161,7 @@ def _write_jobs(problems: Sequence[Problem], form: Form, seed: int, folder: Path
     for i, problem in enumerate(problems):
         jobs += [Job("form", answer, i, form.write(answer)) for answer in WRONG_ANSWERS]
         jobs += [Job("constant", answer, i, form.write(answer)) for answer in constants]
-        rng = random.Random(f"{seed}:{problem.problem_id}")
+        rng = random.Random(f"{seed}:{problem.problem_id}".encode(errors="surrogatepass"))
         others = [p.reference_answer for p in problems if not same_answer(p.reference_answer, problem.reference_answer)]
         others = list(dict.fromkeys(others))
         rng.shuffle(others)
@@ -204,33 +183,75 @@ class _Ledger:
         self, problems: Sequence[Problem], references: _References, judged: Sequence[tuple[Job, Outcome]]
     ) -> None:
         self.problems = problems
-        self.full = references.full
+        self.references = references
         self.judged = judged
         self.all = [*references.judged, *judged]
         self.of: dict[str, list[tuple[Job, Outcome]]] = defaultdict(list)
         for job, outcome in judged:
-            self.of[job.probe].append((job, outcome))
-        #: The base line: what the form alone earns, by problem. What is over the limit is no excuse for others.
-        self._base: dict[int, float] = defaultdict(float)
-        for job, outcome in self.of["form"]:
-            self._base[job.index] = min(max(self._base[job.index], self.share(outcome)), FORM_LIMIT)
+            if not outcome.cut:
+                self.of[job.probe].append((job, outcome))
+        self.scales: list[Scale] = make_scales(len(problems), references.in_form, self.of["form"])
+        earned = [score for _, outcome in references.in_form if (score := score_of(outcome)) is not None]
+        #: What reference answers earn, at best and at worst.
+        self.full, self.full_min = max(earned, default=0.0), min(earned, default=0.0)
         self.form_share = max(self._means("form").values(), default=0.0)
 
-    def share(self, outcome: Outcome) -> float:
-        """Share of the full score."""
-        return _number(outcome) / self.full
+    def share(self, job: Job, outcome: Outcome) -> float:
+        """Share of the full score; 0 where there is no score."""
+        score = score_of(outcome)
+        return 0.0 if score is None else self.scales[job.index].share(score)
 
     def excess(self, job: Job, outcome: Outcome) -> float:
-        """What a response earned above the base line, as a share of the full score; 0 where it is not worth a word."""
-        over = self.share(outcome) - self._base[job.index]
+        """What a response earned above a wrong answer, as a share of the way to the full score; 0 where it is not worth
+        a word.
+        """
+        score = score_of(outcome)
+        over = 0.0 if score is None else self.scales[job.index].excess(score)
         return over if over > PAID else 0.0
 
     def _means(self, probe: str) -> dict[str, float]:
         """Variant -> its share, mean over the problems that it was posed to."""
         shares: dict[str, list[float]] = defaultdict(list)
         for job, outcome in self.of[probe]:
-            shares[job.variant].append(self.share(outcome))
+            shares[job.variant].append(self.share(job, outcome))
         return {variant: math.fsum(of) / len(of) for variant, of in shares.items()}
+
+    def reference_result(self) -> ProbeResult:
+        """Whether every reference answer earns more than a wrong one."""
+        in_form, n = self.references.in_form, len(self.problems)
+        best = max((scale.full for scale in self.scales), default=0.0)
+        short = [
+            (job, outcome)
+            for job, outcome in in_form
+            if outcome.is_faulty or outcome.cut or self.scales[job.index].falls_short(score_of(outcome), best)
+        ]
+        cut = list(dict.fromkeys(outcome.left_out for _, outcome in in_form if outcome.cut))
+        reasons = []
+        if short:
+            reasons.append(f"{len(short)} of {n} reference answers do not earn the full score")
+        reasons += [f"they {why}: raise that budget, or choose a form that fits with form=" for why in cut]
+        if short and not cut:
+            reasons.append("where the environment wants a form of its own, name it with form=")
+        faults = _fault_reasons(in_form)
+        if len(in_form) < n:
+            faults.append(f"given up after {MAX_HANGS} responses without a score")
+        reasons += faults
+        verdict, note = Verdict.FINDING if reasons else Verdict.PASS, f"form: {self.references.form.name}"
+        if not reasons and not all(scale.is_close_to(best) for scale in self.scales):
+            verdict = Verdict.WARNING
+            note = f"they earn from {self.full_min:g} to {self.full:g}: each problem is measured by its own"
+        shares = [self.share(job, outcome) for job, outcome in in_form]
+        return ProbeResult(
+            "reference",
+            CHECKS["reference"],
+            verdict,
+            "; ".join(reasons) or note,
+            math.fsum(shares) / len(shares) if shares else None,
+            max(shares, default=None),
+            len(self.references.judged),
+            tuple(example_of(job, outcome, self.problems) for job, outcome in short[:3]),
+            faulty=bool(faults) or any(outcome.is_faulty for _, outcome in in_form),
+        )
 
     def _result(
         self, name: str, reasons: Sequence[str], verdict: Verdict, note: str = "", shown: str = ""
@@ -248,20 +269,23 @@ class _Ledger:
         faults = _fault_reasons(judged)
         reasons = [*reasons, *faults]
         if not judged:
-            return ProbeResult(name, CHECKS[name], Verdict.NOT_POSED)
+            cut = dict.fromkeys(o.left_out for j, o in self.judged if o.cut and j.probe == name)
+            reason = f"all responses {'; '.join(cut)}" if cut else ""
+            return ProbeResult(name, CHECKS[name], Verdict.NOT_POSED, reason)
         wrong = [(job, outcome) for job, outcome in judged if outcome.fault or outcome.seconds > SLOW]
         candidates = [pair for pair in judged if pair[0].variant == shown] or judged
-        best = max(candidates, key=lambda pair: (self.excess(*pair), self.share(pair[1])))
-        examples = [*wrong[:2], *([best] if self.share(best[1]) > 0 else [])]
+        best = max(candidates, key=lambda pair: (self.excess(*pair), self.share(*pair)))
+        examples = [*wrong[:2], *([best] if self.share(*best) > 0 else [])]
         return ProbeResult(
             name,
             CHECKS[name],
             Verdict.FINDING if faults else verdict,
             "; ".join(reasons) or note,
             max(self._means(name).values()),
-            max(self.share(outcome) for _, outcome in judged),
+            max(self.share(*pair) for pair in judged),
             len(judged),
             tuple(example_of(job, outcome, self.problems) for job, outcome in examples),
+            faulty=bool(faults),
         )
 
     def form_result(self) -> ProbeResult:
@@ -310,8 +334,15 @@ class _Ledger:
             note = "; ".join(f"{share}: {', '.join(of)}" for share, of in variants.items())
             return self._result(probe.name, [], Verdict.REPORTED, note)
         excess: dict[str, list[float]] = defaultdict(list)
-        for job, outcome in judged:
-            excess[job.variant].append(self.excess(job, outcome))
+        if probe.rule is Rule.IN_ANY_PLACE:
+            places: dict[tuple[str, int], list[float]] = defaultdict(list)
+            for job, outcome in judged:
+                places[job.variant, job.index].append(self.excess(job, outcome))
+            for (variant, _), of in places.items():
+                excess[variant].append(min(of) if len(of) > 1 else 0.0)
+        else:
+            for job, outcome in judged:
+                excess[job.variant].append(self.excess(job, outcome))
         means = {variant: math.fsum(of) / len(of) for variant, of in excess.items()}
         paid = [variant for variant in means if means[variant] > 0]
         if not paid:
@@ -320,14 +351,27 @@ class _Ledger:
         reason = f"{worst!r} pays {means[worst]:.0%} of the full score above the base line"
         if len(paid) > 1:
             reason += f", and {len(paid) - 1} more of {len(means)} variants pay"
-        finding = probe.rule is Rule.NEVER or means[worst] > CHANCE
+        finding = probe.rule is not Rule.BY_CHANCE or means[worst] > CHANCE
         return self._result(probe.name, [reason], Verdict.FINDING if finding else Verdict.WARNING, shown=worst)
+
+    def posed_result(self, n_jobs: int) -> ProbeResult:
+        """Whether enough of the responses were judged as they were posed."""
+        heavy = {probe.name for probe in PROBES if probe.heavy}
+        light = [outcome for job, outcome in self.judged if job.probe not in heavy]
+        posed = sum(not outcome.cut for outcome in light)
+        reason, verdict = f"{posed} of {len(light)}, without the longest", Verdict.PASS
+        if posed < ENOUGH * len(light):
+            budgets = "; ".join(sorted({outcome.left_out for outcome in light if outcome.cut}))
+            reason, verdict = f"only {posed} of {len(light)} were, the others {budgets}", Verdict.FINDING
+        if not light:
+            reason, verdict = "no reference answer got a score", Verdict.NOT_POSED
+        return ProbeResult("posed", CHECKS["posed"], verdict, reason, n_responses=n_jobs)
 
     def range_result(self) -> ProbeResult:
         """Whether all scores are finite numbers."""
         scores = [outcome.score for _, outcome in self.all if outcome.score is not None]
         wrong = [pair for pair in self.all if pair[1].score is not None and not math.isfinite(pair[1].score)]
-        wrong += [pair for pair in self.all if pair[1].fault.startswith("returned")]
+        wrong += [pair for pair in self.all if pair[1].fault.startswith("returned ")]
         finite = [score for score in scores if math.isfinite(score)]
         span = f"from {min(finite):g} to {max(finite):g}" if finite else ""
         return ProbeResult(
@@ -337,17 +381,20 @@ class _Ledger:
             f"{len(wrong)} scores are no finite number" if wrong else span,
             n_responses=len(self.all),
             examples=tuple(example_of(job, outcome, self.problems) for job, outcome in wrong[:3]),
+            faulty=bool(wrong),
         )
 
     def components_result(self) -> ProbeResult:
         """Whether the parts of the reward sum to it."""
-        with_parts = [(job, outcome) for job, outcome in self.all if outcome.components and outcome.score is not None]
+        with_parts = [pair for pair in self.all if pair[1].components and score_of(pair[1]) is not None]
         if not with_parts:
             return ProbeResult("components", CHECKS["components"], Verdict.NOT_POSED, "the scorer names no parts")
         wrong = [
             (job, outcome)
             for job, outcome in with_parts
-            if not math.isclose(math.fsum(outcome.components.values()), _number(outcome), rel_tol=1e-9, abs_tol=1e-9)
+            if not math.isclose(
+                math.fsum(outcome.components.values()), outcome.score or 0.0, rel_tol=1e-9, abs_tol=1e-9
+            )
         ]
         return ProbeResult(
             "components",
@@ -377,9 +424,8 @@ class _Ledger:
         return notes
 
 
-def _number(outcome: Outcome) -> float:
-    """The score; 0 where there is none or it is no finite number, which the range check reports."""
-    return outcome.score if outcome.score is not None and math.isfinite(outcome.score) else 0.0
+def _sums_to(parts: Iterable[float], total: float) -> bool:
+    return math.isclose(math.fsum(parts), total, rel_tol=1e-9, abs_tol=1e-9)
 
 
 def _fault_reasons(judged: Sequence[tuple[Job, Outcome]]) -> list[str]:
@@ -398,13 +444,12 @@ def _fault_reasons(judged: Sequence[tuple[Job, Outcome]]) -> list[str]:
 
 
 def _found(result: ProbeResult, reason: str) -> ProbeResult:
-    return replace(result, verdict=Verdict.FINDING, reason="; ".join(filter(None, [reason, result.reason])))
+    reasons = "; ".join(filter(None, [reason, result.reason]))
+    return replace(result, verdict=Verdict.FINDING, reason=reasons, faulty=True)
 
 
 def _by_design(result: ProbeResult, declared: Mapping[str, str]) -> ProbeResult:
-    """A payment that the environment declares is no finding; that something raises or hangs cannot be declared."""
-    if result.name not in declared or result.verdict not in (Verdict.FINDING, Verdict.WARNING):
-        return result
-    if any(example.fault for example in result.examples):
+    """A payment that the environment declares is no finding; that something goes wrong cannot be declared."""
+    if result.faulty or result.name not in declared or result.verdict not in (Verdict.FINDING, Verdict.WARNING):
         return result
     return replace(result, verdict=Verdict.BY_DESIGN, reason=f"{declared[result.name]} ({result.reason})")

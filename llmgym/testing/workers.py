@@ -1,13 +1,15 @@
 """Scoring many responses in a process that can be killed: what hangs or crashes there costs its answer, no more.
 
-Not for what is posed (:mod:`llmgym.testing.probes`) nor for what the scores mean (:mod:`llmgym.testing.audit`).
+Not for what is posed (:mod:`llmgym.testing.probes`) nor for what the scores mean (:mod:`llmgym.testing.verdicts`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
 import multiprocessing
+import numbers
 import os
 import pickle
 import signal
@@ -33,8 +35,10 @@ SLOW = 1.0
 MAX_HANGS = 2
 #: And so often in all; what is left then is left out.
 _MAX_HANGS_IN_ALL = 12
-#: Seconds that an interpreter may take to start and import what it needs, before the first response.
+#: Seconds that an interpreter may take to start, and then to import what the scorer needs, before the first response.
 _START = 120.0
+#: A fresh interpreter may take so many seconds longer for a response than any took before: it imports things then.
+_PATIENCE = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +49,13 @@ class Judgement:
         score: What was paid.
         components: Its parts by name, which have to sum to it.
         left_out: Why the response that was judged is not the one that was posed; ``""`` where it is.
+        cut: Whether only a part of it was judged, so that the score says nothing of the response.
     """
 
     score: float
     components: Mapping[str, float] = field(default_factory=dict)
     left_out: str = ""
+    cut: bool = False
 
 
 #: Scores a response to a problem.
@@ -83,6 +89,7 @@ class Outcome:
         fault: What went wrong, e.g. ``"raised KeyError: 3"``; ``""`` where nothing did.
         components: Parts of the score.
         left_out: See :class:`Judgement`.
+        cut: See :class:`Judgement`.
     """
 
     score: float | None = None
@@ -90,6 +97,12 @@ class Outcome:
     fault: str = ""
     components: Mapping[str, float] = field(default_factory=dict)
     left_out: str = ""
+    cut: bool = False
+
+    @property
+    def is_faulty(self) -> bool:
+        """Whether something went wrong beside what was paid: no score, no finite one, or one that took long."""
+        return bool(self.fault) or self.seconds > SLOW or (self.score is not None and not math.isfinite(self.score))
 
     def agrees(self, other: Outcome) -> bool:
         """Whether both tell the same: equal scores, or faults of the same kind."""
@@ -112,17 +125,33 @@ def judge(scorer: Scorer, job: Job, problems: Sequence[Problem]) -> Outcome:
     seconds = time.perf_counter() - start
     judgement = result if isinstance(result, Judgement) else Judgement(result)
     try:
-        score = float(judgement.score)
-    except (TypeError, ValueError):
-        return Outcome(seconds=seconds, fault=f"returned {judgement.score!r:.60}, which is no number")
-    return Outcome(score, seconds, "", judgement.components, judgement.left_out)
+        score = _real(judgement.score)
+    except Exception as error:  # noqa: BLE001 - as above: what comes back may have methods of its own
+        what = f"{type(judgement.score).__name__} ({error})"
+        return Outcome(seconds=seconds, fault=f"returned {' '.join(what.split())[:120]}, which is no number")
+    return Outcome(score, seconds, "", judgement.components, judgement.left_out, judgement.cut)
+
+
+def _real(score: Any) -> float:
+    """A real number as a float; also one that NumPy or a tensor holds. A text is none, whatever it says."""
+    if not isinstance(score, numbers.Real) and callable(getattr(score, "item", None)):
+        score = score.item()
+    if not isinstance(score, numbers.Real):
+        raise TypeError(f"{score!r:.60}")
+    return float(score)
 
 
 # --- A worker that can be killed --------------------------------------------------------------------------------------
 
 
 def run(
-    scorer: Scorer, jobs: Sequence[Job], problems: Sequence[Problem], *, deadline: float, thread: bool = False
+    scorer: Scorer,
+    jobs: Sequence[Job],
+    problems: Sequence[Problem],
+    *,
+    deadline: float,
+    thread: bool = False,
+    beside: Scorer | None = None,
 ) -> list[Outcome | None]:
     """Have responses judged in another process, one after the other.
 
@@ -135,6 +164,7 @@ def run(
         problems: The problems that they answer.
         deadline: Seconds for each response.
         thread: Whether to judge in a thread of that process instead of in its main one.
+        beside: With ``thread``: a scorer that another thread asks at the same time, again and again.
 
     Returns:
         An outcome for each job; ``None`` where the job was left out after too many had hung.
@@ -146,7 +176,7 @@ def run(
     hangs: Counter[str] = Counter()
     todo = list(range(len(jobs)))
     while todo:
-        worker = _Worker(scorer, [(i, jobs[i]) for i in todo], problems, thread)
+        worker = _Worker(scorer, [jobs[i] for i in todo], problems, thread, beside)
         try:
             for i in todo:
                 outcome = worker.next(deadline)
@@ -167,14 +197,20 @@ class _Worker:
     """A process that judges a list of responses and sends each outcome as soon as it has it."""
 
     def __init__(
-        self, scorer: Scorer, jobs: Sequence[tuple[int, Job]], problems: Sequence[Problem], thread: bool
+        self,
+        scorer: Scorer,
+        jobs: Sequence[Job],
+        problems: Sequence[Problem],
+        thread: bool,
+        beside: Scorer | None,
     ) -> None:
         can_fork = "fork" in multiprocessing.get_all_start_methods()
         context: Any = multiprocessing.get_context("fork" if can_fork else "spawn")
         if not can_fork:
             _check_picklable(scorer)
         self.receiver, sender = context.Pipe(duplex=False)
-        self.process = context.Process(target=_work, args=(sender, scorer, jobs, problems, thread))
+        arguments = (sender, os.getpid(), scorer, jobs, problems, thread, beside)
+        self.process = context.Process(target=_work, args=arguments)
         with warnings.catch_warnings():
             # Python warns of threads that a fork would cut off; the child runs the scorer and nothing else.
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -216,14 +252,21 @@ class _Worker:
 
 
 def _work(
-    sender: Connection, scorer: Scorer, jobs: Sequence[tuple[int, Job]], problems: Sequence[Problem], thread: bool
+    sender: Connection,
+    parent: int,
+    scorer: Scorer,
+    jobs: Sequence[Job],
+    problems: Sequence[Problem],
+    thread: bool,
+    beside: Scorer | None,
 ) -> None:
     if hasattr(os, "setpgrp"):
         os.setpgrp()
+    die_with(parent)
     sender.send(None)
 
     def judge_all() -> None:
-        for _, job in jobs:
+        for job in jobs:
             outcome = judge(scorer, job, problems)
             for _ in range(2):
                 if outcome.seconds <= SLOW:
@@ -233,12 +276,46 @@ def _work(
                 outcome = replace(outcome, seconds=min(outcome.seconds, again.seconds))
             sender.send(outcome)
 
+    def disturb() -> None:
+        while True:  # a daemon: it ends with the process
+            for job in reversed(jobs):
+                judge(beside, job, problems)  # type: ignore[arg-type]  # started only where there is one
+
     if thread:
+        if beside is not None:
+            sys.setswitchinterval(1e-4)  # what two threads do to one another shows the sooner
+            threading.Thread(target=disturb, daemon=True).start()
         worker = threading.Thread(target=judge_all)
         worker.start()
         worker.join()
     else:
         judge_all()
+
+
+#: ``PR_SET_PDEATHSIG`` of ``prctl``: the signal that Linux sends to a process when its parent ends.
+_PARENT_DEATH_SIGNAL = 1
+
+
+def die_with(parent: int) -> None:
+    """Have this process end when its parent does, however that ends: it is in a group of its own and no signal for
+    the parent reaches it.
+
+    Args:
+        parent: Process id of the parent.
+    """
+    if sys.platform == "linux":
+        # The kernel does it, also while the scorer holds the interpreter's lock.
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # it has ended meanwhile
+            os._exit(1)
+    else:
+
+        def watch() -> None:
+            while os.getppid() == parent:
+                time.sleep(0.5)
+            os._exit(1)
+
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def _check_picklable(scorer: Scorer) -> None:
@@ -262,6 +339,21 @@ def why_not_picklable(scorer: Scorer) -> str:
 # --- A fresh interpreter ----------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class FreshOutcomes:
+    """What a fresh interpreter came to.
+
+    Attributes:
+        outcomes: One for each job, or for those before it ended.
+        not_loaded: Why the scorer could not be brought there; ``""`` where it could.
+        fault: How it ended before all were judged; ``""`` where it did not.
+    """
+
+    outcomes: list[Outcome]
+    not_loaded: str = ""
+    fault: str = ""
+
+
 class FreshInterpreter:
     """An interpreter of its own, with a given hash seed, that judges responses while the caller does other things.
 
@@ -273,10 +365,12 @@ class FreshInterpreter:
     """
 
     def __init__(self, scorer: Scorer, jobs: Sequence[Job], problems: Sequence[Problem], hash_seed: int) -> None:
+        self._n_jobs = len(jobs)
+        self._killed = False
         # Files, not pipes: neither side ever waits for the other.
         self._input: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - `__exit__` closes both
         self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
-        pickle.dump(sys.path, self._input)
+        pickle.dump((os.getpid(), sys.path), self._input)
         pickle.dump(pickle.dumps((scorer, list(jobs), list(problems))), self._input)
         self._input.seek(0)
         self._process = subprocess.Popen(
@@ -285,46 +379,85 @@ class FreshInterpreter:
             stdout=self._output,
             stderr=subprocess.DEVNULL,
             env=os.environ | {"PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            start_new_session=True,  # so that what the scorer starts can be ended with it
         )
 
     def __enter__(self) -> FreshInterpreter:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._process.kill()
-        self._process.wait()
+        self.kill()
         self._input.close()
         self._output.close()
 
-    def outcomes(self, timeout: float) -> list[Outcome] | str:
+    def wait(self, patience: float) -> FreshOutcomes:
         """Wait for the outcomes.
 
-        Returns:
-            One for each job; or why there are none.
+        Args:
+            patience: Seconds that each response may take at most; :data:`_PATIENCE` more are given.
         """
-        try:
-            self._process.wait(timeout)
-            self._output.seek(0)
-            result: list[Outcome] | str = pickle.load(self._output)
-        except subprocess.TimeoutExpired:
-            return f"no answer within {timeout:g} s"
-        except (EOFError, pickle.UnpicklingError):
-            return f"the interpreter ended with exit code {self._process.returncode}"
-        return result
+        size, since, hangs = -1, time.monotonic(), False
+        while self._process.poll() is None and not hangs:
+            now = os.fstat(self._output.fileno()).st_size
+            if now != size:
+                size, since = now, time.monotonic()
+            hangs = time.monotonic() - since > (_PATIENCE + patience if size >= _PREFACE else _START)
+            time.sleep(0.01)
+        end = "hung" if hangs else f"ended with exit code {self._process.returncode}"
+        self.kill()
+        messages = self._messages()
+        if not messages:  # not a line of the scorer's has run
+            return FreshOutcomes([], not_loaded=f"the interpreter {end}")
+        if len(messages) == 1:
+            return FreshOutcomes([], fault=f"ended its process: the interpreter {end} as it loaded the scorer")
+        _, not_loaded, *outcomes = messages
+        missing = len(outcomes) < self._n_jobs and not not_loaded
+        return FreshOutcomes(outcomes, not_loaded, f"ended its process: the interpreter {end}" if missing else "")
+
+    def _messages(self) -> list[Any]:
+        """What the interpreter has written: a sign of life, why the scorer could not be loaded, and the outcomes."""
+        self._output.seek(0)
+        messages: list[Any] = []
+        with contextlib.suppress(EOFError, pickle.UnpicklingError):  # the last one may be there in part
+            while True:
+                messages.append(pickle.load(self._output))
+        return messages
+
+    def kill(self) -> None:
+        """End the interpreter, and the processes that the scorer has started there."""
+        if self._killed:  # the number may be another process's by now
+            return
+        self._killed = True
+        if hasattr(os, "killpg"):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.kill()
+        self._process.wait()
+
+
+#: What a fresh interpreter writes before the first outcome, in bytes: a sign of life, and that the scorer is loaded.
+_STARTED, _LOADED = "started", ""
+_PREFACE = len(pickle.dumps(_STARTED)) + len(pickle.dumps(_LOADED))
 
 
 def work_alone() -> None:
     """What the fresh interpreter runs: scorer and jobs are read from standard input, outcomes written to the output."""
     output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what the scorer prints must not get among the outcomes
-    sys.path[:] = pickle.load(sys.stdin.buffer)
+
+    def tell(message: Any) -> None:
+        pickle.dump(message, output)
+        output.flush()
+
+    parent, sys.path[:] = pickle.load(sys.stdin.buffer)
+    die_with(parent)
     payload = pickle.load(sys.stdin.buffer)
-    result: list[Outcome] | str
+    tell(_STARTED)
     try:
         scorer, jobs, problems = pickle.loads(payload)
     except Exception:  # noqa: BLE001 - importing the scorer's module may raise anything
-        result = traceback.format_exc(limit=0).strip().splitlines()[-1]
-    else:
-        result = [judge(scorer, job, problems) for job in jobs]
-    with output:
-        pickle.dump(result, output)
+        tell(traceback.format_exc(limit=0).strip().splitlines()[-1])
+        return
+    tell(_LOADED)
+    for job in jobs:
+        tell(judge(scorer, job, problems))

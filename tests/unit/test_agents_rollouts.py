@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 from gymnasium.vector import AutoresetMode  # noqa: E402
 
 import llmgym  # noqa: E402, F401
+from llmgym.agents.grpo import _rollout_metrics  # noqa: E402
 from llmgym.agents.policies import Policy  # noqa: E402
 from llmgym.agents.rollouts import RolloutBatch, collect  # noqa: E402
 from llmgym.errors import InvalidOptionError, LLMGymError  # noqa: E402
@@ -49,6 +50,7 @@ def replay(batch: RolloutBatch, row: int) -> None:
     assert (batch.rewards[row, n:] == 0).all()
     assert batch.stop_reasons[row] == reason
     assert batch.terminated[row] == (reason == "end_token")
+    assert batch.unverifiable is not None
     assert batch.unverifiable[row] == (reason != "end_token")
     assert batch.reward_components["size"][row] == sum(rewards) == batch.episode_returns[row]
     assert ((batch.old_logprobs[row] < 0) == batch.response_mask[row]).all()
@@ -66,6 +68,25 @@ def test_every_record_is_what_happened(policy: Policy, mode: AutoresetMode, grou
     assert batch.n_timesteps == batch.response_mask.sum()
     assert (batch.response_mask.sum(1) < batch.response_lengths).any()  # the environment did write
     assert 0 < batch.env_seconds + batch.policy_seconds < batch.seconds
+
+
+class SilentEnv(EchoEnv):
+    """Its rewards say nothing of what was right."""
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        *rest, info = super().step(action)
+        info.pop("reward_details", None)
+        return *rest, info  # type: ignore[return-value]
+
+
+def test_without_a_verdict_nothing_is_said_to_be_verifiable(policy: Policy) -> None:
+    envs = gym.vector.SyncVectorEnv([SilentEnv] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
+    batch = collect(envs, policy, group_size=1, n_groups=4, seed=5)
+    assert batch.unverifiable is None
+    assert "rollout/unverifiable" not in _rollout_metrics(batch)
+    with_verdicts = collect(echo_envs(2, AutoresetMode.SAME_STEP), policy, group_size=1, n_groups=4, seed=5)
+    assert with_verdicts.unverifiable is not None
+    assert _rollout_metrics(with_verdicts)["rollout/unverifiable"] == with_verdicts.unverifiable.mean()
 
 
 def test_logprobs_are_those_of_learning(policy: Policy) -> None:
