@@ -671,7 +671,7 @@ def test_a_scorer_that_two_threads_confuse():
 
     def shared(response, problem):
         state["response"] = response
-        time.sleep(1e-5)  # another thread may run here
+        time.sleep(1e-3)  # another thread runs here
         return good(state["response"], problem)
 
     assert set(found(shared, PROBLEMS[:2])) == {"thread"}
