@@ -48,7 +48,7 @@ _ASSIGNMENT = re.compile(r"\s*[A-Za-z]\s*=")
 
 
 def same_value(answer: str, entry: Entry) -> bool:
-    """Equal in value in whatever notation, by :func:`llmgym.rewards.answers_equal`. ``x = 5`` is 5, ``5 = 5`` is not."""
+    """Equal in value in any notation, by :func:`llmgym.rewards.answers_equal`. ``x = 5`` is 5, ``5 = 5`` is not."""
     assignment = _ASSIGNMENT.match(answer)
     bare = answer[assignment.end() :] if assignment else answer
     return not set("=[") & set(bare) and answers_equal(bare, entry["answer"])
