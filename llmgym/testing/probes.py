@@ -166,10 +166,11 @@ _OPEN = {
 
 
 def _nested(posing: Posing) -> Responses:
+    core = next((text for text in ("1", "2", "qz") if not is_right(text, posing.problem)), "zq")
     for name, (left, right) in _CLOSED.items():
-        yield name, posing.form.write(left * DEEP + "1" + right * DEEP)
+        yield name, posing.form.write(left * DEEP + core + right * DEEP)
     for name, left in _OPEN.items():
-        yield f"{name} never closed", posing.form.write(left * DEEP + "1")
+        yield f"{name} never closed", posing.form.write(left * DEEP + core)
     yield "boxes never closed, bare", "\\boxed{" * DEEP
     yield "parentheses never closed, bare", "(" * DEEP
 

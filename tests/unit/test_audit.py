@@ -24,6 +24,7 @@ import pytest
 from llmgym.cli import main
 from llmgym.core import LanguageEnv
 from llmgym.errors import InvalidOptionError, WrongEnvironmentError
+from llmgym.rewards import verify
 from llmgym.tasks import Problem
 from llmgym.testing import SumTask, ToolTask, Verdict, audit, audit_reward, forms, probes, tiny_tokenizer, workers
 from llmgym.testing.audit import TRLScorer
@@ -1183,3 +1184,9 @@ def test_exit_codes(capsys):
         assert exit_code("audit", "AuditGreedy-v0", "--n-problems", "1") == 1
     finally:
         del gym.registry["AuditGreedy-v0"]
+
+
+def test_the_right_answer_in_many_boxes_is_not_held_against_a_reward():
+    problems = [Problem(f"What is {i} - {i - 1}?", "1", f"one:{i}") for i in range(3, 6)]
+    report = audit_reward(lambda response, problem: float(verify(response, problem.reference_answer)), problems)
+    assert report["nested"].verdict is Verdict.PASS
