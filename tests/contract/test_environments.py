@@ -16,7 +16,6 @@ import llmgym
 from llmgym.registration import ENVIRONMENTS
 from llmgym.testing import SumTask, ToolTask, check_language_env, tiny_tokenizer
 
-IDS = sorted(ENVIRONMENTS)
 UNITS = ("token", "step", "response")
 HEADINGS = (
     "Description", "Action Space", "Observation Space", "Starting State", "Rewards", "Episode End", "Information",
@@ -25,14 +24,12 @@ HEADINGS = (
 
 
 @pytest.mark.parametrize("unit", UNITS)
-@pytest.mark.parametrize("env_id", IDS)
 def test_gymnasiums_checks(env_id: str, unit: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_env(gym.make(env_id, action_unit=unit).unwrapped)
 
 
-@pytest.mark.parametrize("env_id", IDS)
 def test_stable_baselines_checks(env_id: str) -> None:
     checker = pytest.importorskip("stable_baselines3.common.env_checker")
     with warnings.catch_warnings():
@@ -41,7 +38,6 @@ def test_stable_baselines_checks(env_id: str) -> None:
 
 
 @pytest.mark.parametrize("unit", UNITS)
-@pytest.mark.parametrize("env_id", IDS)
 def test_our_contract(env_id: str, unit: str) -> None:
     check_language_env(gym.make(env_id, action_unit=unit))
 
@@ -53,7 +49,6 @@ def test_our_contract_without_an_id(task: Any, unit: str) -> None:
     check_language_env(env, n_episodes=5)
 
 
-@pytest.mark.parametrize("env_id", IDS)
 def test_the_spec_is_json_and_makes_the_same_environment(env_id: str) -> None:
     options: dict[str, Any] = {
         "action_unit": "step",
@@ -73,24 +68,21 @@ def test_the_spec_is_json_and_makes_the_same_environment(env_id: str) -> None:
     assert copy.engine.options == envs.engine.options
 
 
-@pytest.mark.parametrize("env_id", IDS)
-def test_single_and_vector_entry_points_take_the_same_keywords(env_id: str) -> None:
-    single, vector = (_load(path) for path in ENVIRONMENTS[env_id])
+def test_single_and_vector_entry_points_take_the_same_keywords(any_id: str) -> None:
+    single, vector = (_load(path) for path in ENVIRONMENTS[any_id])
     own = {"autoreset_mode", "num_envs", "self", "render_mode"}
     names = [set(inspect.signature(entry.__init__).parameters) - own for entry in (single, vector)]
     assert names[0] == names[1]
 
 
-@pytest.mark.parametrize("env_id", IDS)
-def test_the_manual_has_gymnasiums_headings(env_id: str) -> None:
-    manual = inspect.getdoc(_load(ENVIRONMENTS[env_id][0]))
+def test_the_manual_has_gymnasiums_headings(any_id: str) -> None:
+    manual = inspect.getdoc(_load(ENVIRONMENTS[any_id][0]))
     assert manual is not None
     positions = [manual.find(f"## {heading}\n") for heading in HEADINGS]
     assert -1 not in positions, f"missing: {[h for h, at in zip(HEADINGS, positions, strict=True) if at < 0]}"
     assert positions == sorted(positions)
 
 
-@pytest.mark.parametrize("env_id", IDS)
 def test_neighbouring_seeds_and_slots_are_single_environments(env_id: str) -> None:
     envs = gym.make_vec(env_id, num_envs=4)
     _, infos = envs.reset(seed=10)
@@ -98,7 +90,6 @@ def test_neighbouring_seeds_and_slots_are_single_environments(env_id: str) -> No
     assert infos["problem_id"].tolist() == alone
 
 
-@pytest.mark.parametrize("env_id", IDS)
 def test_gymnasiums_own_vector_environments_take_it(env_id: str) -> None:
     sync = gym.make_vec(env_id, 2, vectorization_mode="sync")
     assert isinstance(sync, SyncVectorEnv)
