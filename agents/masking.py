@@ -5,6 +5,31 @@ from __future__ import annotations
 import torch
 
 
+def zero_outside(mask: torch.Tensor, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The tensors with 0 outside the mask, whatever stood there.
+
+    A loss computed from them has gradient 0 outside the mask even if NaN stood there. Masking the loss alone is too
+    late: 0 times NaN is NaN on the way back.
+
+    Args:
+        mask: ``(B, T)`` bool. True where the policy chose the token.
+        tensors: Each ``(B, T)`` float.
+
+    Returns:
+        As many tensors ``(B, T)``.
+
+    Raises:
+        ValueError: If the shapes disagree.
+
+    Example:
+        >>> zero_outside(torch.tensor([[True, False]]), torch.tensor([[1.0, float("nan")]]))
+        (tensor([[1., 0.]]),)
+    """
+    for tensor in tensors:
+        _same_shape(tensor=tensor, mask=mask)
+    return tuple(tensor.masked_fill(~mask, 0.0) for tensor in tensors)
+
+
 def masked_sum(values: torch.Tensor, mask: torch.Tensor, dim: int | None = None) -> torch.Tensor:
     """Sum of ``values`` where ``mask`` is True.
 

@@ -1,41 +1,165 @@
-"""A rollout on the device, and its slices for forward passes that hold little padding."""
+"""A rollout on the device: what PPO and GRPO learn from, its minibatches, and slices of these that hold little padding.
+
+A minibatch is the data of one optimizer step, a microbatch that of one forward pass. How a minibatch is cut into
+microbatches never changes the result, as long as sums and counts are taken over the minibatch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
 
-from llmgym.agents.rollouts import RolloutBatch
+from llmgym.agents.rollout_batches import Bools, Ints, RolloutBatch
+from llmgym.errors import InvalidOptionError
 
 
 @dataclass(frozen=True)
 class Microbatch:
-    """Rows of one forward pass."""
+    """Rows of one forward pass.
 
-    rows: torch.Tensor  # (b,)
-    prompt_index: torch.Tensor  # (b,) place of each row's group among the minibatch's groups
-    width: int  # tokens of the longest response among them
+    Attributes:
+        rows: ``(b,)`` int64. Which sequences of the rollout.
+        prompt_index: ``(b,)`` int64. Place of each row's group among the minibatch's groups.
+        width: Tokens of the longest response among them.
+    """
+
+    rows: torch.Tensor
+    prompt_index: torch.Tensor
+    width: int
 
 
-class RolloutTensors:
-    """A rollout on the policy's device."""
+@dataclass
+class TokenTensors:
+    """What is known of each token of ``B`` responses of ``T`` tokens; real numbers are float32. ``V`` vocabulary.
+
+    Attributes:
+        response_ids: ``(B, T)`` int64.
+        response_mask: ``(B, T)`` bool. True where the policy chose the token.
+        loss_mask: ``(B, T)`` bool. The tokens of the policy's loss: the response mask less what was masked out.
+        rewards: ``(B, T)``. Paid for the token.
+        sampler_logprobs: ``(B, T)``. Of the chosen tokens, as the sampler computed them.
+        old_logprobs: ``(B, T)``. The same under the weights of the sampler as the learner computes them; the sampler's
+            own until an agent computes them again.
+        ref_logprobs: ``(B, T)``. Under the reference policy; the sampler's own until an agent that has one sets them.
+        values: ``(B, T)``. The critic's at sampling; 0 until an agent that has one sets them.
+        returns: ``(B, T)``. The critic's targets; likewise.
+        advantages: ``(B, T)``; 0 until an agent sets them.
+        step_index: ``(B, T)`` int64. The reasoning step that the token belongs to; ``None`` where nobody counted.
+        allowed: ``(B, T, ceil(V / 8))`` uint8. Which tokens could be sampled, as bits; ``None`` where all could.
+    """
+
+    response_ids: torch.Tensor
+    response_mask: torch.Tensor
+    loss_mask: torch.Tensor
+    rewards: torch.Tensor
+    sampler_logprobs: torch.Tensor
+    old_logprobs: torch.Tensor
+    ref_logprobs: torch.Tensor
+    values: torch.Tensor
+    returns: torch.Tensor
+    advantages: torch.Tensor
+    step_index: torch.Tensor | None
+    allowed: torch.Tensor | None
+
+    def cut(self, part: Microbatch) -> TokenTensors:
+        """The same of a microbatch: its rows, as wide as the longest of them."""
+        tensors: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(TokenTensors)}
+        cut: dict[str, Any] = {
+            name: None if of is None else of[part.rows, : part.width] for name, of in tensors.items()
+        }
+        return TokenTensors(**cut)
+
+
+class RolloutTensors(TokenTensors):
+    """A rollout on the policy's device.
+
+    Args:
+        batch: What was collected.
+        device: Where the policy is.
+
+    Attributes:
+        batch: What was collected.
+        n_chosen: ``(B,)`` int64 array. Tokens that the policy chose in each response.
+    """
 
     def __init__(self, batch: RolloutBatch, device: torch.device) -> None:
         self.device = device
         self.batch = batch
-        self.group = np.arange(len(batch)) // batch.group_size
-        self.n_chosen = batch.response_mask.sum(axis=1)
-        self.response_ids = torch.as_tensor(batch.response_ids, device=device)
-        self.response_mask = torch.as_tensor(batch.response_mask, device=device)
-        self.old_logprobs = torch.as_tensor(batch.old_logprobs, device=device)
-        self.ref_logprobs = self.old_logprobs  # replaced where there is a reference
-        self.advantages = torch.zeros(len(batch), device=device)
+        self.n_chosen: Ints = batch.response_mask.sum(axis=1)
+        response_mask = torch.as_tensor(batch.response_mask, device=device)
+        rewards = torch.as_tensor(batch.rewards, dtype=torch.float32, device=device)
+        sampler_logprobs = torch.as_tensor(batch.old_logprobs, device=device)
+        super().__init__(
+            response_ids=torch.as_tensor(batch.response_ids, device=device),
+            response_mask=response_mask,
+            loss_mask=response_mask,
+            rewards=rewards,
+            sampler_logprobs=sampler_logprobs,
+            old_logprobs=sampler_logprobs,
+            ref_logprobs=sampler_logprobs,
+            values=torch.zeros_like(rewards),
+            returns=torch.zeros_like(rewards),
+            advantages=torch.zeros_like(rewards),
+            step_index=None if batch.step_index is None else torch.as_tensor(batch.step_index, device=device),
+            allowed=None if batch.allowed is None else torch.as_tensor(batch.allowed, device=device),
+        )
 
-    def prompts(self, groups: np.ndarray[Any, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    @property
+    def n_groups(self) -> int:
+        """Problems in the rollout."""
+        return len(self.batch) // self.batch.group_size
+
+    def mask_out(self, rows: Bools) -> None:
+        """Leave episodes out of the policy's loss, as DAPO does with those that a budget cut off.
+
+        They stay part of their groups and of the critic's data.
+
+        Args:
+            rows: ``(B,)`` bool. True where the episode is left out.
+
+        Source: "overlong filtering" in Yu et al., "DAPO", arXiv:2503.14476, section 3.4.
+        """
+        self.loss_mask = self.loss_mask & ~torch.as_tensor(rows, device=self.device).unsqueeze(1)
+
+    def per_token(self, values: torch.Tensor) -> torch.Tensor:
+        """One number for each response, ``(B,)``, at each token that the policy chose: ``(B, T)``, 0 elsewhere.
+
+        Raises:
+            ValueError: If there is not one number for each response.
+        """
+        if values.shape != (len(self.batch),):
+            raise ValueError(
+                f"Expected values of shape ({len(self.batch)},), actual: {tuple(values.shape)}. Flatten the groups."
+            )
+        values = values.to(self.device, torch.float32).unsqueeze(1)
+        return values.where(self.response_mask, torch.zeros_like(self.rewards))
+
+    def rows(self, groups: Ints) -> Ints:
+        """Rows of the responses of ``groups``, group by group."""
+        size = self.batch.group_size
+        rows: Ints = (groups[:, None] * size + np.arange(size)).reshape(-1)
+        return rows
+
+    def minibatches(self, n: int, rng: np.random.Generator) -> Iterator[Ints]:
+        """The groups in random order, in ``n`` parts whose sizes differ by one at most.
+
+        Groups stay whole, so that a prompt is computed once for all its responses.
+
+        Raises:
+            InvalidOptionError: If a part would be empty.
+        """
+        if not 1 <= n <= self.n_groups:
+            raise InvalidOptionError(
+                f"Expected 1 to {self.n_groups} minibatches (groups are not divided), actual: {n}. Ask for fewer, or "
+                "collect more problems."
+            )
+        yield from np.array_split(rng.permutation(self.n_groups), n)
+
+    def prompts(self, groups: Ints) -> tuple[torch.Tensor, torch.Tensor]:
         """Prompts of ``groups``, padded right, and their lengths."""
         rows = groups * self.batch.group_size
         lengths = self.batch.prompt_lengths[rows]
@@ -44,11 +168,13 @@ class RolloutTensors:
             ids[place, : lengths[place]] = self.batch.prompt_of(int(row))
         return torch.as_tensor(ids, device=self.device), torch.as_tensor(lengths, device=self.device)
 
-    def microbatches(self, groups: np.ndarray[Any, Any], max_tokens: int) -> Iterator[Microbatch]:
-        """Responses of ``groups``, those of like length together, with at most ``max_tokens`` tokens and padding."""
-        size = self.batch.group_size
-        rows = (groups[:, None] * size + np.arange(size)).reshape(-1)
-        place = np.repeat(np.arange(len(groups)), size)
+    def microbatches(self, groups: Ints, max_tokens: int) -> Iterator[Microbatch]:
+        """Responses of ``groups``, those of like length together, with at most ``max_tokens`` tokens and padding.
+
+        A response longer than ``max_tokens`` has a microbatch of its own.
+        """
+        rows = self.rows(groups)
+        place = np.repeat(np.arange(len(groups)), self.batch.group_size)
         order = np.argsort(-self.batch.response_lengths[rows], kind="stable")
         begin = 0
         while begin < len(order):

@@ -29,84 +29,14 @@ from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from llmgym.agents.policies import Policy
+from llmgym.agents.rollout_batches import Bools, Bytes, Floats, Ints, RolloutBatch, padded_left
 from llmgym.errors import InvalidOptionError, LLMGymError
 
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
+__all__ = ["Bools", "Bytes", "Floats", "Ints", "RolloutBatch", "check_spaces", "collect"]
 
 #: With autoreset disabled, finished groups are reset together once they are this share of the slots: entering prompts
 #: costs a forward pass of its own, and with few new rows that pass is mostly overhead.
 _REFILL_SHARE = 0.25
-
-
-@dataclass(frozen=True)
-class RolloutBatch:
-    """Episodes gathered with one fixed policy, group by group: row ``p * group_size + g`` is response g to problem p.
-
-    ``B`` episodes, ``L`` prompt tokens, ``T`` response tokens.
-
-    Attributes:
-        group_size: Responses to each problem.
-        prompt_ids: ``(B, L)`` int64, padded on the left with 0.
-        prompt_lengths: ``(B,)`` int64.
-        response_ids: ``(B, T)`` int64, padded on the right with 0. What came after the prompt, whoever wrote it.
-        response_lengths: ``(B,)`` int64.
-        response_mask: ``(B, T)`` bool. True where the policy chose the token, the end token included; False for
-            padding and for what the environment wrote.
-        old_logprobs: ``(B, T)`` float32. Of the chosen tokens when they were sampled; 0 outside the mask.
-        rewards: ``(B, T)`` float64. Paid for the token at ``t``; 0 outside the mask.
-        reward_components: Name -> ``(B,)`` float64, sums over the episode.
-        stop_reasons: Why each episode ended.
-        unverifiable: ``(B,)`` bool. True where a reward could not tell whether the answer is right, and paid 0: a
-            ``"verdict"`` of ``"unverifiable"`` among what the rewards say in ``info["reward_details"]``. ``None`` where
-            no reward gave a verdict on any episode.
-        terminated: ``(B,)`` bool. False where a budget ran out.
-        env_seconds: Wall time inside ``reset`` and ``step``.
-        policy_seconds: Wall time inside the policy.
-        seconds: Wall time of the whole collection.
-        n_dropped: Episodes played to their end beyond the quota and dropped (see the module's description).
-    """
-
-    group_size: int
-    prompt_ids: Ints
-    prompt_lengths: Ints
-    response_ids: Ints
-    response_lengths: Ints
-    response_mask: Bools
-    old_logprobs: npt.NDArray[np.float32]
-    rewards: Floats
-    reward_components: dict[str, Floats]
-    stop_reasons: list[str]
-    unverifiable: Bools | None
-    terminated: Bools
-    env_seconds: float
-    policy_seconds: float
-    seconds: float
-    n_dropped: int = 0
-
-    @property
-    def episode_returns(self) -> Floats:
-        """``(B,)``. Undiscounted sum of rewards."""
-        returns: Floats = self.rewards.sum(axis=1)
-        return returns
-
-    @property
-    def n_timesteps(self) -> int:
-        """Tokens chosen by the policy: environment steps that count."""
-        return int(self.response_mask.sum())
-
-    def __len__(self) -> int:
-        return len(self.response_ids)
-
-    def prompt_of(self, row: int) -> Ints:
-        """Prompt ids of one episode, without padding."""
-        width = self.prompt_ids.shape[1]
-        return self.prompt_ids[row, width - int(self.prompt_lengths[row]) :]
-
-    def response_of(self, row: int) -> Ints:
-        """Response ids of one episode, without padding."""
-        return self.response_ids[row, : int(self.response_lengths[row])]
 
 
 @dataclass(slots=True)
@@ -118,6 +48,8 @@ class _Episode:
     chosen: Bools
     logprobs: npt.NDArray[np.float32]
     rewards: Floats
+    step_index: Ints
+    allowed: list[Bytes]  # one for each token chosen; empty where the policy left no token out
     components: dict[str, float]
     stop_reason: str
     unverifiable: bool | None
@@ -212,6 +144,10 @@ class _Collector:
         self.tokens = np.zeros((n, width), dtype=np.int64)
         self.logprobs = np.zeros((n, width), dtype=np.float32)
         self.rewards = np.zeros((n, width))
+        self.step_index = np.zeros((n, width), dtype=np.int64)
+        self.n_steps_closed = np.zeros(n, dtype=np.int64)
+        self.counts_steps = True  # whether every info has said how many reasoning steps are closed
+        self.allowed: list[list[Bytes]] = [[] for _ in range(n)]
         self.components: dict[str, Floats] = {}
         self.prompt_length = np.zeros(n, dtype=np.int64)
         self.n_played = np.zeros(n, dtype=np.int64)  # episodes finished in each slot
@@ -238,6 +174,8 @@ class _Collector:
             self.chosen[acting, at] = True
             self.tokens[acting, at] = actions[acting]
             self.logprobs[acting, at] = logprobs[acting]
+            self.step_index[acting, at] = self.n_steps_closed[acting]
+            self._keep_allowed(acting)
             clock = time.perf_counter()
             following, rewards, terminated, truncated, infos = self.envs.step(actions)
             self._took("env_seconds", clock)
@@ -245,6 +183,7 @@ class _Collector:
             over = terminated | truncated
             ended = np.flatnonzero(over & ~idle)
             self._add_components(infos, acting)
+            self._count_steps(infos, acting)
             for slot in ended:
                 self._finish(int(slot), observations, int(lengths[slot]), infos, bool(terminated[slot]))
             observations, restarted, idle = self._go_on(following, over, ended, idle)
@@ -263,7 +202,7 @@ class _Collector:
         if self.gymnasium_made:
             words = np.random.SeedSequence(seed).generate_state(self.n_blocks)
             seeds = [int(word) for word in np.repeat(words, self.group_size)]
-            observations, _ = self.envs.reset(seed=seeds)
+            observations, infos = self.envs.reset(seed=seeds)
         else:
             options: dict[str, Any] = {"group_size": self.group_size}
             if self.first_problem_seed is not None and self.mode is AutoresetMode.DISABLED:
@@ -271,8 +210,9 @@ class _Collector:
                 seeds = (self.first_problem_seed + self.n_played * self.n_blocks + block).tolist()
             if mask is not None:
                 options["reset_mask"] = mask
-            observations, _ = self.envs.reset(seed=seeds, options=options)
+            observations, infos = self.envs.reset(seed=seeds, options=options)
         self._took("env_seconds", clock)
+        self._count_steps(infos, np.arange(self.n) if mask is None else np.flatnonzero(mask))
         return observations
 
     def _go_on(
@@ -297,6 +237,22 @@ class _Collector:
         if ready.any() and (ready.sum() >= _REFILL_SHARE * self.n or waiting.all()):
             return self._reset(None, ready), ready, waiting & ~ready
         return observations, np.zeros(self.n, dtype=bool), waiting
+
+    def _count_steps(self, infos: Mapping[str, Any], slots: Ints) -> None:
+        """Read how many reasoning steps are closed before the next action; ``slots`` are those that have to say."""
+        said = infos.get("_n_reasoning_steps")
+        if said is None or not said[slots].all():
+            self.counts_steps = False
+            return
+        # An episode that ended and was reset in the same step says 0 here; what it ended with is asked by nobody.
+        self.n_steps_closed = np.where(said, infos["n_reasoning_steps"], self.n_steps_closed)
+
+    def _keep_allowed(self, acting: Ints) -> None:
+        allowed = getattr(self.policy, "last_allowed", None)
+        if allowed is None:
+            return
+        for slot, row in zip(acting.tolist(), allowed[acting], strict=True):  # copies; of the acting slots alone
+            self.allowed[slot].append(row)
 
     def _add_components(self, infos: Mapping[str, Any], acting: Ints) -> None:
         for name, values in infos.get("reward_components", {}).items():
@@ -335,14 +291,17 @@ class _Collector:
             chosen=chosen,
             logprobs=self.logprobs[slot, : length + 1].copy(),
             rewards=self.rewards[slot, : length + 1].copy(),
+            step_index=self.step_index[slot, : length + 1].copy(),
+            allowed=self.allowed[slot],
             components=components,
             stop_reason=reason,
             unverifiable=_is_unverifiable(final, slot),
             terminated=ok,
         )
         self.n_played[slot] += 1
-        for stored in (self.chosen, self.logprobs, self.rewards):
+        for stored in (self.chosen, self.logprobs, self.rewards, self.step_index):
             stored[slot] = 0
+        self.allowed[slot] = []
         for values in self.components.values():
             values[slot] = 0.0
 
@@ -356,7 +315,7 @@ class _Collector:
         shape = (len(episodes), int(lengths.max()))
         batch = RolloutBatch(
             group_size=self.group_size,
-            prompt_ids=_padded_left(prompts),
+            prompt_ids=padded_left(prompts),
             prompt_lengths=np.array([len(prompt) for prompt in prompts]),
             response_ids=np.zeros(shape, dtype=np.int64),
             response_lengths=lengths,
@@ -378,6 +337,8 @@ class _Collector:
             policy_seconds=self.policy_seconds,
             seconds=seconds,
             n_dropped=self.n_dropped,
+            step_index=np.zeros(shape, dtype=np.int64) if self.counts_steps else None,
+            allowed=_empty_sets(episodes, shape),
         )
         for row, episode in enumerate(episodes):
             begin, n = episode.prompt_length, lengths[row]
@@ -385,6 +346,10 @@ class _Collector:
             batch.response_mask[row, :n] = episode.chosen[begin:]
             batch.old_logprobs[row, :n] = episode.logprobs[begin:]
             batch.rewards[row, :n] = episode.rewards[begin:]
+            if batch.step_index is not None:
+                batch.step_index[row, :n] = episode.step_index[begin:]
+            if batch.allowed is not None:
+                batch.allowed[row, batch.response_mask[row]] = episode.allowed
         return batch
 
     def _check_groups(self, episodes: Sequence[_Episode]) -> None:
@@ -415,9 +380,7 @@ def _is_unverifiable(infos: Mapping[str, Any], slot: int) -> bool | None:
     return "unverifiable" in said_here if said_here else None
 
 
-def _padded_left(rows: Sequence[Ints]) -> Ints:
-    width = max(len(row) for row in rows)
-    padded = np.zeros((len(rows), width), dtype=np.int64)
-    for index, row in enumerate(rows):
-        padded[index, width - len(row) :] = row
-    return padded
+def _empty_sets(episodes: Sequence[_Episode], shape: tuple[int, int]) -> Bytes | None:
+    """Room for the sets of tokens that could be sampled; ``None`` where the policy kept none."""
+    sets = episodes[0].allowed
+    return np.zeros((*shape, len(sets[0])), dtype=np.uint8) if sets else None

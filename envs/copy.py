@@ -162,7 +162,7 @@ class CopyEnv(LanguageEnv):
 
     ## Information
     ``reset``: ``problem_id``, ``family``, ``level``, ``language``. ``step``: ``reward_components``, and at the end
-    ``stop_reason``.
+    ``stop_reason`` and ``reward_details``. Both: ``n_reasoning_steps``, the reasoning steps closed so far.
 
     ## Arguments
     ``n_digits``, ``n_symbols``, ``split``: see :class:`CopyTask`. All others: see :class:`llmgym.core.EnvOptions`.

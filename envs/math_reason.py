@@ -724,7 +724,8 @@ class MathReasonEnv(LanguageEnv):
 
     ## Information
     `reset`: `problem_id`, `family`, `level`, `language`, and `reference_answer` only where asked for.
-    `step`: `reward_components`, at the end `stop_reason`.
+    `step`: `reward_components`, at the end `stop_reason` and `reward_details`.
+    Both: `n_reasoning_steps`, the reasoning steps closed so far (one that the end leaves open is not counted).
 
     ## Arguments
     `split="train"`: or `"test"`; with `dataset` also `"all"`. `families=None`: all, or names of some.

@@ -326,7 +326,8 @@ class ReasoningGymEnv(LanguageEnv):
 
     ## Information
     `reset`: `problem_id`, `family` (the name of the task), `level` (0), `language`, and `reference_answer` only where
-    asked for. `step`: `reward_components`, at the end `stop_reason`.
+    asked for. `step`: `reward_components`, at the end `stop_reason` and `reward_details`. Both: `n_reasoning_steps`,
+    the reasoning steps closed so far (one that the end leaves open is not counted).
 
     ## Arguments
     `task="chain_sum"`: name of a task. `task_kwargs=None`: its configuration, e.g. `{"max_terms": 4}`.

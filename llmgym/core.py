@@ -180,6 +180,7 @@ class Engine:
             )
         self.process.begin(slot, problem, prompt, ids)
         info = problem.info()
+        info["n_reasoning_steps"] = 0
         if options.reveal_reference_answer:
             info["reference_answer"] = problem.reference_answer
         return info
@@ -322,10 +323,11 @@ class LanguageEnv(gym.Env[Observation, Any]):
 
         Returns:
             Observation, reward, terminated, truncated, info. ``info["reward_components"]`` holds the parts of the
-            reward by name. At the end, ``info["stop_reason"]`` says why, and ``info["reward_details"]`` what rewards
-            have to say beside their number, such as ``{"correctness": {"verdict": "incorrect", "reason":
-            "no_answer", "rule": ""}}``. ``info["unused_text"]`` is what the action had after the point where the
-            episode or the turn ended.
+            reward by name, ``info["n_reasoning_steps"]`` how many reasoning steps the agent has closed so far (one
+            that the end leaves open is not counted). At the end, ``info["stop_reason"]`` says why, and
+            ``info["reward_details"]`` what rewards have to say beside their number, such as ``{"correctness":
+            {"verdict": "incorrect", "reason": "no_answer", "rule": ""}}``. ``info["unused_text"]`` is what the action
+            had after the point where the episode or the turn ended.
 
         Raises:
             InvalidActionError: If the action is not in the action space, or the episode is over.
@@ -342,7 +344,7 @@ class LanguageEnv(gym.Env[Observation, Any]):
             unused_text = process.append_text(0, action, self._closes_response)
             eventful = 0 in process.events
         components = self._nothing_paid.copy()
-        info: dict[str, Any] = {"reward_components": components}
+        info: dict[str, Any] = {"n_reasoning_steps": process.n_steps_at[0], "reward_components": components}
         reward, terminated, truncated = 0.0, False, False
         if eventful:
             if self.engine.earns(0):

@@ -103,6 +103,7 @@ class Process:
         length: ``(N,)`` int64. Tokens written.
         prompt_length: ``(N,)`` int64. How many of them are the prompt.
         n_steps: ``(N,)`` int64. Reasoning steps closed.
+        n_steps_at: The same, slot -> Python int.
         n_actions: ``(N,)`` int64. Actions taken.
         stop_reason: ``(N,)`` int8. 0 while the episode goes on; see :data:`STOP_REASONS`.
         stop_reason_at: The same, slot -> Python int.
@@ -162,7 +163,7 @@ class Process:
         self._reply_length_at = _view(self._reply_length)
         self._turn_start_at = _view(self._turn_start)
         self._limit_at = _view(self._limit)
-        self._n_steps_at = _view(self.n_steps)
+        self.n_steps_at = _view(self.n_steps)
         self._n_actions_at = _view(self.n_actions)
         self.stop_reason_at = _view(self.stop_reason)
 
@@ -185,7 +186,7 @@ class Process:
         self.author[slot, :n] = Author.PROMPT
         self.author[slot, n:] = Author.PADDING
         self._length_at[slot] = self._prompt_length_at[slot] = self._turn_start_at[slot] = n
-        self._n_steps_at[slot] = self._n_actions_at[slot] = self._reply_length_at[slot] = 0
+        self.n_steps_at[slot] = self._n_actions_at[slot] = self._reply_length_at[slot] = 0
         self._limit_at[slot] = n + self.rules.max_new_tokens
         self.stop_reason_at[slot] = RUNNING
         self.problems[slot] = problem
@@ -279,10 +280,10 @@ class Process:
         The order decides where several rules apply: what the agent wrote comes before the budgets.
         """
         meaning = self._meaning_bytes[token]
-        n_steps = self._n_steps_at[slot]
+        n_steps = self.n_steps_at[slot]
         reason: StopReason | None = None
         if meaning & _CLOSES_STEP:
-            self._n_steps_at[slot] = n_steps + self._steps_closed(slot, token)
+            self.n_steps_at[slot] = n_steps + self._steps_closed(slot, token)
         if meaning & _END:
             reason = StopReason.END_TOKEN
         elif meaning & _COMPLETES_STOP_STRING and self._has_stop_string(slot):
@@ -293,13 +294,13 @@ class Process:
             reason = self._spent_budget(slot)
         if reason is not None:
             self.stop_reason_at[slot] = _CODES[reason]
-        if reason is not None or self._n_steps_at[slot] != n_steps:
+        if reason is not None or self.n_steps_at[slot] != n_steps:
             self.events.setdefault(slot, n_steps)
 
     def _steps_closed(self, slot: int, token: int) -> int:
         if self._delimiters_in is not None:
             return self._delimiters_in.get(token, 0)
-        return self.response(slot).count(self.rules.step_delimiter) - self._n_steps_at[slot]
+        return self.response(slot).count(self.rules.step_delimiter) - self.n_steps_at[slot]
 
     def _has_stop_string(self, slot: int) -> bool:
         start = self._turn_start_at[slot]
@@ -326,7 +327,7 @@ class Process:
 
     def _spent_budget(self, slot: int) -> StopReason | None:
         rules = self.rules
-        if rules.max_steps is not None and self._n_steps_at[slot] >= rules.max_steps:
+        if rules.max_steps is not None and self.n_steps_at[slot] >= rules.max_steps:
             return StopReason.MAX_STEPS
         if self._length_at[slot] < self._limit_at[slot]:
             return None
@@ -423,7 +424,7 @@ class Process:
             authors=self.author[slot, :length].tobytes(),
             prompt_length=self._prompt_length_at[slot],
             turn_start=self._turn_start_at[slot],
-            n_steps=self._n_steps_at[slot],
+            n_steps=self.n_steps_at[slot],
             n_actions=self._n_actions_at[slot],
             stop_reason=self.stopped(slot),
         )
@@ -449,7 +450,7 @@ class Process:
         self._turn_start_at[slot] = state.turn_start
         self._reply_length_at[slot] = n_replied
         self._limit_at[slot] = min(self._limit_at[slot] + n_replied, self.rules.width)
-        self._n_steps_at[slot] = state.n_steps
+        self.n_steps_at[slot] = state.n_steps
         self._n_actions_at[slot] = state.n_actions
         self.stop_reason_at[slot] = RUNNING if state.stop_reason is None else _CODES[state.stop_reason]
 

@@ -377,7 +377,12 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
         parts: dict[str, Any] = {}
         for name, values in components.items():
             parts[name], parts[f"_{name}"] = values, acted.copy()
-        return {"reward_components": parts, "_reward_components": acted.copy()}
+        return {
+            "n_reasoning_steps": self.engine.process.n_steps * acted,  # 0 where a slot has nothing to say
+            "_n_reasoning_steps": acted.copy(),
+            "reward_components": parts,
+            "_reward_components": acted.copy(),
+        }
 
     def _add_infos(self, infos: dict[str, Any], entries: Iterable[tuple[int, dict[str, Any]]]) -> None:
         """Add the infos of single slots. Gymnasium's ``_add_info`` makes the arrays; from then on they are just set."""
@@ -401,6 +406,7 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
         infos: dict[str, Any] = {}
         for slot in ended:
             info: dict[str, Any] = {
+                "n_reasoning_steps": self.engine.process.n_steps_at[slot],
                 "reward_components": {name: float(values[slot]) for name, values in components.items()},
                 "stop_reason": self._stop_reason(slot),
             }

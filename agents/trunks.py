@@ -1,0 +1,207 @@
+"""A causal language model read for learning: hidden states at wanted positions of responses, and logits of some of them.
+
+The responses of a group attend to one computation of their prompt (see :mod:`llmgym.agents.prompt_states`). The hidden
+states are what the output layer is given, so a policy's logits and a critic's values come from one pass. Logits are
+made of any slice of them, by the model's own code: whatever it does to logits after the output layer (soft caps,
+scales) is in them.
+
+Not for acting: see :mod:`llmgym.agents.policies`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import ModelOutput
+
+from llmgym.agents.attention import AttentionMasks
+from llmgym.agents.prompt_states import PrefixCache, PromptStates
+from llmgym.errors import InvalidOptionError
+
+
+class Trunk:
+    """Reads a model; holds no weights of its own.
+
+    Args:
+        model: Any transformers causal language model, with attention that takes a 4-D mask.
+        gradient_checkpointing: See :attr:`gradient_checkpointing`.
+
+    Raises:
+        InvalidOptionError: If the model has no output layer, or gradient checkpointing is asked of a model without
+            layers that transformers can checkpoint.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, gradient_checkpointing: bool = False) -> None:
+        self._model = model
+        self._config = model.config.get_text_config()
+        self._masks = AttentionMasks(self._config, dtype=model.dtype)
+        self._head: torch.nn.Module = output_layer(model)
+        # Adapters wrap the model: what owns the head is the causal language model itself.
+        self._owner = next(module for module in model.modules() if self._head in module.children())
+        self._body = getattr(self._owner, "base_model", self._owner)
+        self._output_type: type[ModelOutput] | None = None  # of the body, seen in the first pass
+        self.last_position = int(getattr(self._config, "max_position_embeddings", None) or AttentionMasks.NEVER) - 1
+        self.gradient_checkpointing = gradient_checkpointing
+
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Whether each layer forgets its activations and computes them again in the backward pass.
+
+        The layers are wrapped here while a pass of learning runs, and not through transformers' own switch, which needs
+        training mode (dropout would come on) and takes the cache away that shares the prompts.
+        """
+        return self._gradient_checkpointing
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, value: bool) -> None:
+        if value and not self._checkpointable():
+            raise InvalidOptionError(
+                f"Expected a model with layers that can be checkpointed, actual: {type(self._model).__name__} has none. "
+                "Leave gradient_checkpointing off."
+            )
+        self._gradient_checkpointing = bool(value)
+
+    def prompt_states(self, prompt_ids: torch.Tensor, prompt_lengths: torch.Tensor) -> PromptStates:
+        """Keys and values of each prompt but its last token, with gradient: computed once for a whole group."""
+        width = int(prompt_lengths.max()) - 1
+        columns = torch.arange(width, device=prompt_ids.device)
+        held = columns[None] < (prompt_lengths[:, None] - 1)
+        key_positions = torch.where(held, columns, AttentionMasks.NEVER)
+        layers: list[tuple[torch.Tensor, torch.Tensor]] = []
+        if width > 0:
+            positions = columns.expand(len(prompt_ids), width)
+            cache = PrefixCache(self._config.num_hidden_layers, None)
+            self._pass(prompt_ids[:, :width], positions, self._masks(positions, columns), cache)
+            layers = cache.stored
+        return PromptStates(layers, key_positions)
+
+    def hidden_states(
+        self,
+        prompts: PromptStates,
+        prompt_index: torch.Tensor,
+        lengths: torch.Tensor,
+        inputs: torch.Tensor,
+        row: torch.Tensor,
+        column: torch.Tensor,
+    ) -> torch.Tensor:
+        """What the output layer is given at ``(row, column)`` of responses that attend to their prompts and themselves.
+
+        Args:
+            prompts: States of ``P`` prompts but for their last tokens.
+            prompt_index: ``(B,)`` int64. The prompt of each response.
+            lengths: ``(B,)`` int64. Length of that prompt.
+            inputs: ``(B, q)`` int64. The prompt's last token, then the response.
+            row: ``(n,)`` int64.
+            column: ``(n,)`` int64.
+
+        Returns:
+            ``(n, H)`` in the model's precision, with gradient.
+        """
+        positions = lengths[:, None] - 1 + torch.arange(inputs.shape[1], device=inputs.device)[None]  # (B, q)
+        keys = torch.cat([prompts.key_positions[prompt_index], positions], dim=1)
+        # Padding may reach past the model's last position; nobody reads it there, but the embedding must exist.
+        return self._pass(
+            inputs,
+            positions.clamp(max=self.last_position),
+            self._masks(positions, keys),
+            PrefixCache(self._config.num_hidden_layers, (prompts.layers, prompt_index)),
+        )[row, column]
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The model's logits ``(n, V)`` for hidden states ``(n, H)`` that it gave: its own code after the body.
+
+        The body is passed over. In a model that does not call what transformers names its base model, it runs on one
+        token, and its result is put aside all the same: slower, never wrong.
+        """
+
+        def put_in(_: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+            return (hidden.unsqueeze(0), *arguments[1:])
+
+        token = torch.zeros(1, 1, dtype=torch.long, device=hidden.device)
+        with ExitStack() as stack:
+            if self._output_type is not None:
+                passed_over = self._output_type(last_hidden_state=hidden[:1].unsqueeze(0))
+                stack.enter_context(_forward_as(self._body, lambda *_, **__: passed_over))
+            stack.callback(self._head.register_forward_pre_hook(put_in).remove)
+            logits: torch.Tensor = self._owner(input_ids=token, use_cache=False).logits
+        return logits[0]
+
+    def _pass(self, ids: torch.Tensor, positions: torch.Tensor, mask: Any, cache: PrefixCache) -> torch.Tensor:
+        """One pass of the model; ``(B, q, H)``, what the output layer was given. It computes one row, for nobody."""
+        seen: list[torch.Tensor] = []
+
+        def cut(_: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+            seen.append(arguments[0])
+            return (arguments[0][:1, :1].detach(), *arguments[1:])
+
+        def look(_: torch.nn.Module, __: Any, output: Any) -> None:
+            self._output_type = type(output) if isinstance(output, ModelOutput) else None
+
+        with ExitStack() as stack:
+            if self._gradient_checkpointing and torch.is_grad_enabled():
+                for layer in self._checkpointable():
+                    # No random numbers are drawn in evaluation mode: there is no generator's state to put back.
+                    again = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
+                    stack.enter_context(_forward_as(layer, again))
+            stack.callback(self._head.register_forward_pre_hook(cut).remove)
+            stack.callback(self._body.register_forward_hook(look).remove)
+            self._model(
+                input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True
+            )
+        return seen[0]
+
+    def _checkpointable(self) -> list[torch.nn.Module]:
+        return [module for module in self._model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def output_layer(model: PreTrainedModel) -> torch.nn.Module:
+    """The layer that gives logits.
+
+    Raises:
+        InvalidOptionError: If there is none.
+    """
+    head: torch.nn.Module | None = model.get_output_embeddings()
+    if head is None:
+        raise InvalidOptionError(
+            f"Expected a causal language model with an output layer, actual: {type(model).__name__} has none. "
+            "Load it with AutoModelForCausalLM."
+        )
+    return head
+
+
+@contextmanager
+def only_logits_at(model: PreTrainedModel, row: torch.Tensor, column: torch.Tensor) -> Iterator[None]:
+    """Within the context the model gives logits ``(1, n, V)`` for the positions ``(row, column)`` alone.
+
+    The hidden states are cut just before the output layer, whatever the model does to the logits afterwards.
+    """
+
+    def cut(_: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (arguments[0][row, column].unsqueeze(0), *arguments[1:])
+
+    handle = output_layer(model).register_forward_pre_hook(cut)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _forward_as(module: torch.nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Within the context, calling ``module`` calls ``forward``; its hooks run as ever."""
+    before = vars(module).get("forward")  # another library may have put one there
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before
