@@ -25,15 +25,34 @@ for _package in ("torch", "transformers", "safetensors"):
 
 if TYPE_CHECKING:
     from llmgym.agents.evaluation import Evaluation, evaluate
+    from llmgym.agents.agent import Agent
+    from llmgym.agents.config import AgentConfig
     from llmgym.agents.grpo import GRPO, GRPOConfig
+    from llmgym.agents.ppo import PPO, PPOConfig
     from llmgym.agents.policies import Policy
     from llmgym.agents.rollouts import RolloutBatch, collect
 
-__all__ = ["GRPO", "Evaluation", "GRPOConfig", "Policy", "RolloutBatch", "collect", "evaluate"]
+__all__ = [
+    "GRPO",
+    "PPO",
+    "Agent",
+    "AgentConfig",
+    "Evaluation",
+    "GRPOConfig",
+    "PPOConfig",
+    "Policy",
+    "RolloutBatch",
+    "collect",
+    "evaluate",
+]
 
 _HOMES = {
+    "Agent": "agent",
+    "AgentConfig": "config",
     "GRPO": "grpo",
     "GRPOConfig": "grpo",
+    "PPO": "ppo",
+    "PPOConfig": "ppo",
     "Policy": "policies",
     "RolloutBatch": "rollouts",
     "collect": "rollouts",

@@ -1,18 +1,18 @@
 """How much better an action was than could be expected. Pure tensor functions; no model in sight.
 
-Group methods compare whole responses to one problem (:func:`group_advantages`, :func:`process_advantages`); actor-critic
+Group methods compare responses to one problem (:func:`group_advantages`, :func:`process_advantages`); actor-critic
 methods compare what came with what a critic foresaw (:func:`gae` over tokens, :func:`step_gae` over reasoning steps).
 
-Who wrote what: ``response_mask`` is True where the policy chose the token. Places where it is False are padding, or text
-that the environment wrote between two turns. They are no actions: nothing is discounted over them, their values are
-never read, and a NaN there reaches neither a result nor a gradient.
+``response_mask`` is True where the policy chose the token. Where it is False stands padding, or text that the
+environment wrote between two turns. That is no action: nothing is discounted over it, its values are never read, and a
+NaN there reaches neither a result nor a gradient.
 """
 
 from __future__ import annotations
 
 import torch
 
-from llmgym.agents.masking import _same_shape, masked_mean
+from llmgym.agents.masking import _same_shape, masked_mean, zero_outside
 
 
 def group_advantages(returns: torch.Tensor, *, normalization: str = "z_score", epsilon: float = 1e-4) -> torch.Tensor:
@@ -126,18 +126,19 @@ def process_advantages(
     _same_shape(rewards=rewards, response_mask=response_mask, step_index=step_index)
     if group_size < 1 or len(rewards) % group_size:
         raise ValueError(
-            f"Expected a number of rows that group_size = {group_size} divides, actual: {len(rewards)}. Pass whole groups."
+            f"Expected rows that make whole groups of group_size = {group_size}, actual: {len(rewards)} rows. "
+            f"Pass all responses to each problem."
         )
     starts = _step_starts(step_index, response_mask)
     step_rewards = _sum_from(_paid_to_actions(rewards, response_mask), starts)
     n_groups, width = len(rewards) // group_size, rewards.shape[1] * group_size
-    of_group, is_step = step_rewards.view(n_groups, width), starts.view(n_groups, width)
+    of_group, is_step = step_rewards.reshape(n_groups, width), starts.reshape(n_groups, width)
     mean = masked_mean(of_group, is_step, dim=1)[:, None]
     std = masked_mean((of_group - mean) ** 2, is_step, dim=1)[:, None].sqrt()
     highest = of_group.masked_fill(~is_step, -torch.inf).amax(dim=1, keepdim=True)
     lowest = of_group.masked_fill(~is_step, torch.inf).amin(dim=1, keepdim=True)
     normalised = ((of_group - mean) / (std + epsilon)).masked_fill(~is_step | (highest == lowest), 0.0)
-    to_come = normalised.view_as(rewards).flip(1).cumsum(1).flip(1)  # (B, T): the sum from here on
+    to_come = normalised.reshape(rewards.shape).flip(1).cumsum(1).flip(1)  # (B, T): the sum from here on
     return _spread(to_come, starts, response_mask)
 
 
@@ -232,10 +233,10 @@ def step_gae(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Generalised advantage estimates over reasoning steps: all of a step's tokens are one action.
 
-    ``delta_k = r_k + gamma V(s_{k+1}) - V(s_k)``;  ``A_k = delta_k + gamma gae_lambda A_{k+1}``, with ``r_k`` the sum of
-    the rewards in step ``k`` and ``s_k`` the state in which its first token was chosen. Every token of the step
-    carries ``A_k``; every token's value target is ``A_k + V(s_k)``, the return that the step is estimated to bring, so
-    the critic learns at each token of a step what its first one is worth.
+    ``delta_k = r_k + gamma V(s_{k+1}) - V(s_k)``;  ``A_k = delta_k + gamma gae_lambda A_{k+1}``, with ``r_k`` the sum
+    of the rewards in step ``k`` and ``s_k`` the state in which its first token was chosen. Every token of the step
+    carries ``A_k``, and ``A_k + V(s_k)`` as its value target: the return from the beginning of the step on, which is
+    what the critic is read for.
 
     Args:
         rewards: ``(B, T)`` float. As in :func:`gae`.
@@ -313,10 +314,11 @@ def whiten(
 
     Source: Ziegler et al., arXiv:1909.08593v2, section 2.1; the published code that goes with it.
     """
+    (advantages,) = zero_outside(mask, advantages)
     mean = masked_mean(advantages, mask)
-    centred = (advantages - mean).masked_fill(~mask, 0.0)
-    scaled = centred / (masked_mean(centred**2, mask).sqrt() + epsilon)
-    return scaled if shift_mean else (scaled + mean).masked_fill(~mask, 0.0)
+    centred = advantages - mean
+    white = centred / (masked_mean(centred**2, mask).sqrt() + epsilon)
+    return (white if shift_mean else white + mean).masked_fill(~mask, 0.0)
 
 
 def soft_overlong_penalty(lengths: torch.Tensor, *, max_tokens: int, cache_tokens: int) -> torch.Tensor:
@@ -349,6 +351,13 @@ def soft_overlong_penalty(lengths: torch.Tensor, *, max_tokens: int, cache_token
     return ((max_tokens - cache_tokens - lengths) / cache_tokens).clamp(-1.0, 0.0)
 
 
+def _ranks(returns: torch.Tensor) -> torch.Tensor:
+    """``(P, G)`` float: the place of each return in its row's order, from 0; equal returns share their mean place."""
+    mine, others = returns[:, :, None], returns[:, None, :]
+    below, equal = (others < mine).sum(dim=2), (others == mine).sum(dim=2)
+    return (below + 0.5 * (equal - 1)).to(returns.dtype)
+
+
 def _gae(
     paid: torch.Tensor,
     values: torch.Tensor,
@@ -357,7 +366,7 @@ def _gae(
     gamma: float,
     gae_lambda: float | torch.Tensor,
 ) -> torch.Tensor:
-    """The recursion of :func:`gae` over the places where ``actions`` is True; ``paid`` and ``values`` are 0 elsewhere."""
+    """The recursion of :func:`gae` over the True places of ``actions``; ``paid`` and ``values`` are 0 elsewhere."""
     if last_values.shape != (len(paid),):
         raise ValueError(
             f"Expected last_values of shape ({len(paid)},), one for each response, actual: {tuple(last_values.shape)}."
@@ -373,7 +382,7 @@ def _gae(
         delta = paid[:, t] + gamma * next_values - values[:, t]
         advantage = delta + gamma * gae_lambda * next_advantages
         acts = actions[:, t]
-        advantages[:, t] = torch.where(acts, advantage, advantages[:, t])
+        advantages[:, t] = torch.where(acts, advantage, 0.0)
         # What the environment wrote changes neither: the agent's token before it looks past it.
         next_advantages = torch.where(acts, advantage, next_advantages)
         next_values = torch.where(acts, values[:, t], next_values)
@@ -417,7 +426,7 @@ def _step_starts(step_index: torch.Tensor, response_mask: torch.Tensor) -> torch
     if falls.any():
         row, place = falls.nonzero()[0].tolist()
         raise ValueError(
-            f"Expected step_index to be >= 0 and never to fall along a response, actual: {step_index[row, place].item()} "
-            f"in row {row} at place {place} after {before[row, place].item()}. Number the steps 0, 1, ... as they come."
+            f"Expected step_index >= 0, never falling along a response, actual: {step_index[row, place].item()} in row "
+            f"{row} at place {place} after {before[row, place].item()}. Number the steps 0, 1, ... as they come."
         )
     return response_mask & (step_index > before)

@@ -2,97 +2,52 @@
 
 No mathematics here. An algorithm is a subclass that says how it collects and how it updates, in a file of its own
 that reads like its paper; nothing in this file changes what is learned.
+
+A run that was interrupted, at whatever moment, goes on from its last checkpoint and gives what an unbroken one would
+have given, on a CPU bit for bit: all that an iteration depends on is the policy, the options and
+:meth:`Agent.state_dict`. ``docs/runs.md`` says what is promised and what is not.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
+import signal
+import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import torch
 from gymnasium.vector import VectorEnv
 from transformers import PreTrainedModel
 
+import llmgym
+from llmgym.agents.alarms import Alarms, TrainingWarning
+from llmgym.agents.checkpoints import find_saved, quiet, read_settings, read_state, write_checkpoint
+from llmgym.agents.config import AgentConfig as AgentConfig
+from llmgym.agents.config import Rules as Rules
 from llmgym.agents.environments import TrainingEnvs, bind, own_tokenizer
 from llmgym.agents.evaluation import Evaluation, evaluate
-from llmgym.agents.metrics import MetricsLog
+from llmgym.agents.interrupts import StopSignals, exit_code
+from llmgym.agents.live_view import progress_line
+from llmgym.agents.metrics import RunLog
 from llmgym.agents.optimizers import MixedPrecisionAdamW
 from llmgym.agents.policies import Policy
-from llmgym.agents.progress import progress_line
-from llmgym.agents.rollouts import RolloutBatch
-from llmgym.agents.saving import AGENT_FILE, aside, put_in_place
-from llmgym.errors import InvalidOptionError
+from llmgym.agents.rollout_batches import RolloutBatch
+from llmgym.agents.rollout_metrics import check_losses, check_rewards, rollout_metrics
+from llmgym.agents.runs import Budget, Run
+from llmgym.agents.training import RunOptions as RunOptions
+from llmgym.agents.training import main as main
+from llmgym.agents.training import train as train
+from llmgym.agents.trajectories import trajectories_text, write_trajectories
+from llmgym.errors import CheckpointError, InvalidOptionError, NotFiniteError
 
 #: Told of the agent and the metrics after each iteration; ``False`` stops the training.
 Callback = Callable[[Any, Mapping[str, Any]], bool | None]
-
-#: What a field has to hold -> whether it does, and the rule in words.
-Rules = dict[str, tuple[bool, str]]
-
-
-@dataclass(frozen=True)
-class AgentConfig:
-    """Hyperparameters that all agents have.
-
-    Attributes:
-        num_envs: Slots of the vector environment. None: a slot for each episode of an iteration.
-        learning_rate: Step size of AdamW. Usual: 1e-6 for billions of parameters (paper), 1e-4 to 1e-3 for a million.
-        warmup_iterations: Iterations over which the learning rate rises from 0. More: a safer start. Usual: 0 to 20.
-        final_learning_rate: Share of the learning rate left at the end of the budget, falling linearly. 1: constant.
-        weight_decay: Of AdamW. Usual: 0 in reinforcement learning.
-        adam_betas: Of AdamW. A lower second one follows the gradient's scale faster. Usual: (0.9, 0.95 to 0.999).
-        max_grad_norm: Gradients longer than this are scaled down to it. Usual: 0.1 to 1.
-        n_epochs: Passes over a rollout. More: each rollout is used more, off-policy. Usual: 1 to 4.
-        n_minibatches: Optimiser steps in each pass. More: further off-policy. Usual: 1 to 8.
-        microbatch_tokens: Padded tokens in one forward pass: memory and speed, never the result. None: 2048 on a CPU
-            (little padding, fits its caches), 32768 on a GPU.
-        temperature: Of the policy, in sampling and learning. Higher: more exploration. Usual: 1.
-        top_k: Only the k likeliest tokens can be sampled; learning sees the same distribution. None: all.
-        top_p: Only the likeliest tokens that make up this probability can be sampled; likewise. None: all.
-        seed: Of problems, sampling and minibatches.
-        log_dir: Folder of metrics.jsonl. None: no log.
-    """
-
-    num_envs: int | None = None
-    learning_rate: float = 3e-4
-    warmup_iterations: int = 5
-    final_learning_rate: float = 0.05
-    weight_decay: float = 0.0
-    adam_betas: tuple[float, float] = (0.9, 0.99)
-    max_grad_norm: float = 1.0
-    n_epochs: int = 1
-    n_minibatches: int = 4
-    microbatch_tokens: int | None = None
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    seed: int = 0
-    log_dir: str | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that cannot work."""
-        for name, (holds, rule) in self.rules().items():
-            if not holds:
-                raise InvalidOptionError(f"Expected {name} to be {rule}, actual: {getattr(self, name)!r}. Change it.")
-
-    def rules(self) -> Rules:
-        """What each field has to hold. Temperature, top_k and top_p are checked by the policy."""
-        return {
-            "num_envs": (self.num_envs is None or self.num_envs > 0, "> 0"),
-            "learning_rate": (self.learning_rate > 0, "> 0"),
-            "warmup_iterations": (self.warmup_iterations >= 0, ">= 0"),
-            "final_learning_rate": (0 <= self.final_learning_rate <= 1, "in [0, 1]"),
-            "max_grad_norm": (self.max_grad_norm > 0, "> 0"),
-            "n_epochs": (self.n_epochs >= 1, ">= 1"),
-            "n_minibatches": (self.n_minibatches >= 1, ">= 1"),
-            "microbatch_tokens": (self.microbatch_tokens is None or self.microbatch_tokens >= 1, ">= 1"),
-        }
 
 
 class Agent:
@@ -111,11 +66,17 @@ class Agent:
         n_timesteps: Tokens that the policy has written in training.
         n_iterations: Times that it collected a rollout and updated on it.
         env_seconds: Wall time spent inside the environment in training.
-        train_seconds: Wall time of training, evaluations by callbacks left out.
+        train_seconds: Wall time of training: checkpoints included, evaluations by callbacks left out.
+        run: Where the training is written to.
+        budget: Of the last :meth:`learn`.
+        stopped_by: The signal that ended the last :meth:`learn`; ``None``: none did.
+        run_options: What a program that made the agent wants to know when the run is resumed: plain JSON values.
     """
 
     algorithm: ClassVar[str]
     config_class: ClassVar[type[AgentConfig]] = AgentConfig
+    #: Attributes that an iteration depends on, beside the policy: with a ``state_dict`` of their own, or plain values.
+    kept: ClassVar[tuple[str, ...]] = ("optimizer",)
     config: Any
 
     def __init__(
@@ -132,6 +93,11 @@ class Agent:
         self.policy.temperature = self.config.temperature
         self.policy.top_k, self.policy.top_p = self.config.top_k, self.config.top_p
         self.policy.generator.manual_seed(self.config.seed)
+        if self.config.lora_rank is not None:
+            self.policy.add_lora(self.config.lora_rank, self.config.lora_alpha)
+        if self.config.gradient_checkpointing:
+            self.policy.gradient_checkpointing = True
+        align(self.policy.model)
         self.training_envs = TrainingEnvs(
             env,
             num_envs=self.config.num_envs or self._n_episodes(),
@@ -141,19 +107,32 @@ class Agent:
         bind(self.policy, self.training_envs)
         on_cpu = self.policy.device.type == "cpu"
         self._microbatch_tokens = self.config.microbatch_tokens or (2048 if on_cpu else 32_768)
-        self.log = MetricsLog(self.config.log_dir)
+        self.run = Run(self.config.run_dir, keep=self.config.keep_checkpoints)
+        self.alarms = Alarms(self.policy.model.dtype)
         self.n_timesteps = 0
         self.n_iterations = 0
         self.env_seconds = 0.0
         self.train_seconds = 0.0
+        self.budget: Budget | None = None
+        self.stopped_by: signal.Signals | None = None
+        self.run_options: dict[str, Any] = {}
         self._rng = np.random.default_rng(self.config.seed)
-        self._first_iteration = 0  # of this optimiser; see _learning_rate
         self._build()
 
     @property
     def envs(self) -> VectorEnv[Any, Any, Any]:
         """The environment to train on."""
         return self.training_envs.envs
+
+    @property
+    def run_dir(self) -> Path | None:
+        """The folder of the run; ``None`` before its first iteration, and where nothing is written."""
+        return self.run.folder
+
+    @property
+    def log(self) -> RunLog:
+        """The log of the run."""
+        return self.run.log
 
     # -- what an algorithm is ----------------------------------------------------------------------------------------
 
@@ -197,41 +176,92 @@ class Agent:
     ) -> Self:
         """Collect and update until a budget is spent.
 
+        Ctrl-C lets the iteration end, writes a checkpoint and returns; SIGTERM does the same and exits with code 143. A
+        second signal ends the program at once; what the last checkpoint holds stays.
+
         Args:
             total_timesteps: Environment steps (tokens written by the policy) to take in this call.
-            max_seconds: Wall time to spend in this call; time inside ``callback`` does not count.
+            max_seconds: Wall time to spend in this call; time inside ``callback`` does not count. How far a run gets is
+                then up to the machine, and so is its learning rate: only a budget of timesteps can be repeated.
             callback: Called after each iteration with the agent and its metrics; returning ``False`` stops.
             progress_bar: Whether to show a line of progress.
 
+        Without a budget: what an earlier call, perhaps of another process, left of its own.
+
         Raises:
-            InvalidOptionError: If neither budget is given, or one is not above 0.
+            InvalidOptionError: If there is no budget, or one is not above 0.
+            CheckpointError: If the run cannot be written down.
+            NotFiniteError: If a reward, a loss or a gradient is no finite number.
         """
-        if total_timesteps is None and max_seconds is None:
-            raise InvalidOptionError(
-                "Expected a budget, actual: neither total_timesteps nor max_seconds. Give at least one of them."
-            )
-        for name, budget in (("total_timesteps", total_timesteps), ("max_seconds", max_seconds)):
-            if budget is not None and not budget > 0:
-                raise InvalidOptionError(f"Expected {name} > 0, actual: {budget}. Raise it, or leave it out.")
-        first_timestep, first_second = self.n_timesteps, self.train_seconds
-
-        def share_spent() -> float:
-            steps = (self.n_timesteps - first_timestep) / total_timesteps if total_timesteps else 0.0
-            return max(steps, (self.train_seconds - first_second) / max_seconds if max_seconds else 0.0)
-
-        with progress_line(progress_bar) as show:
-            while (share := share_spent()) < 1.0:
-                metrics = self.iterate(share)
-                show(share_spent(), metrics)
-                if callback is not None and callback(self, metrics) is False:
+        self.set_budget(total_timesteps, max_seconds)
+        self.stopped_by = None
+        with StopSignals() as signals, progress_line(progress_bar) as show:
+            self._checkpoint()  # from the very start there is something to go on from
+            while (share := self.budget_spent) < 1.0:
+                try:
+                    metrics = self.iterate(share)
+                except NotFiniteError as error:
+                    raise NotFiniteError(f"{error} {self.run.last_good()}") from error
+                show(self.budget_spent, metrics)
+                stop = callback is not None and callback(self, metrics) is False
+                if stop or signals.received is not None:
                     break
+                if self.n_iterations % self.config.checkpoint_every == 0:
+                    self._checkpoint()
+            self._checkpoint()
+        self.log.close()
+        if signals.received is not None:
+            self._stop(signals.received)
         return self
 
+    @property
+    def budget_spent(self) -> float:
+        """Share of the budget of the last :meth:`learn` that is spent; 1 where there was none."""
+        return 1.0 if self.budget is None else self.budget.spent(self.n_timesteps, self.train_seconds)
+
+    def set_budget(self, total_timesteps: int | None = None, max_seconds: float | None = None) -> Budget:
+        """Begin a budget, or find one that is not spent yet; :meth:`learn` does it by itself.
+
+        Raises:
+            InvalidOptionError: If there is no budget, or one is not above 0.
+        """
+        if total_timesteps is not None or max_seconds is not None:
+            self.budget = Budget(total_timesteps, max_seconds, self.n_timesteps, self.train_seconds)
+        if self.budget is None or self.budget_spent >= 1.0:
+            raise InvalidOptionError(
+                "Expected a budget, actual: neither total_timesteps nor max_seconds, and none of an earlier call is "
+                "left. Give at least one of them."
+            )
+        return self.budget
+
+    def _checkpoint(self) -> None:
+        """Write down where the run is, unless that is done already."""
+        now = (self.n_iterations, self.budget)
+        seconds = self.run.checkpoint(self.n_iterations, now, self._settings, self.state_dict, self.policy.save)
+        self.train_seconds += seconds
+
+    def _stop(self, received: signal.Signals) -> None:
+        """Say how to go on, and end the program where the signal asks for it."""
+        self.stopped_by = received
+        how = "Nothing is saved (run_dir is None): agent.save(folder) would."
+        if self.run_dir is not None:
+            how = f"Go on with: llmgym train --resume {self.run_dir}"
+        sys.stderr.write(f"Stopped after iteration {self.n_iterations}. {how}\n")
+        if received == signal.SIGTERM:
+            raise SystemExit(exit_code(received))
+
     def iterate(self, budget_spent: float = 0.0) -> dict[str, Any]:
-        """Collect and update once. Returns (and logs) the metrics of both."""
+        """Collect and update once. Returns (and logs) the metrics of both.
+
+        Raises:
+            NotFiniteError: If a reward, a loss or a gradient is no finite number.
+        """
+        self.run.open(self.n_iterations)
         started = time.perf_counter()
         batch, sampling = self.collect()
+        check_rewards(batch)
         learning = self.update(batch, budget_spent)
+        check_losses(learning)
         seconds = time.perf_counter() - started
         self.n_iterations += 1
         self.n_timesteps += batch.n_timesteps + sampling.get("rollout/replaced_timesteps", 0)
@@ -251,7 +281,12 @@ class Agent:
             "time/tokens_per_second": batch.n_timesteps / seconds,
             "time/collect_tokens_per_second": batch.n_timesteps / batch.seconds,
         }
-        self.log.write(metrics)
+        alarms = self.alarms.check(metrics)
+        for alarm in alarms:
+            warnings.warn(str(alarm), TrainingWarning, stacklevel=2)
+        if alarms:
+            metrics["alarms"] = [alarm.name for alarm in alarms]
+        self.run.write(metrics)
         return metrics
 
     def _optimizer(self, parameters: Any, learning_rate: float) -> MixedPrecisionAdamW:
@@ -265,8 +300,9 @@ class Agent:
 
     def _rate_factor(self, budget_spent: float) -> float:
         """What the learning rate is multiplied with: it warms up by iterations and falls with the budget."""
-        warm = min(1.0, (self.n_iterations - self._first_iteration + 1) / (self.config.warmup_iterations + 1))
-        return warm * (1.0 - (1.0 - self.config.final_learning_rate) * min(1.0, budget_spent))
+        warm = min(1.0, (self.n_iterations + 1) / (self.config.warmup_iterations + 1))
+        fallen: float = 1.0 - (1.0 - self.config.final_learning_rate) * min(1.0, budget_spent)
+        return warm * fallen
 
     # -- evaluate, save, load ----------------------------------------------------------------------------------------
 
@@ -282,7 +318,7 @@ class Agent:
         num_envs: int = 256,
         **env_kwargs: Any,
     ) -> Evaluation:
-        """Play held-out problems.
+        """Play held-out problems. A run keeps some of the responses as text, in ``trajectories/``.
 
         Args:
             n_problems: Problems drawn from the split.
@@ -305,94 +341,172 @@ class Agent:
         envs = self.training_envs.make(blocks * samples, split=split, **env_kwargs)
         try:
             with self.policy.playing(temperature=temperature, forbidden=forbidden):
-                return evaluate(self.policy, envs, n_problems=n_problems, samples=samples, seed=seed)
+                result = evaluate(self.policy, envs, n_problems=n_problems, samples=samples, seed=seed)
         finally:
             envs.close()
+        if self.log.folder is not None:  # inside a run
+            write_trajectories(self.log.folder, result, self.n_iterations)
+            self.log.text("evaluation", trajectories_text(result, self.n_iterations), self.n_iterations)
+        return result
 
     def save(self, folder: str | Path) -> Path:
-        """Write model, tokenizer and settings to ``folder``; an earlier save there is replaced when all is written.
+        """Write all that :meth:`load` needs to go on exactly; an earlier save is replaced when all is written.
 
-        What else the folder holds (a log) stays. Not kept are the optimiser's state, the random generators and the
-        reference policy: see :meth:`load`.
-
-        Whenever it is killed, a whole save is left: in ``folder``, or, between two renames, in ``.<name>.old`` beside
-        it, where :meth:`load` finds it and the next :meth:`save` clears up. A draft ``.<name>-*`` may be left too, and
-        can be deleted.
+        The folder is a checkpoint like those of a run: see :mod:`llmgym.agents.checkpoints`. What else it holds (a log)
+        stays. Whenever it is killed, a whole save is left: in ``folder``, or, between two renames, in ``.<name>.old``
+        beside it, where :meth:`load` finds it and the next :meth:`save` clears up. A draft ``.<name>-*`` may be left
+        too, and can be deleted.
 
         Raises:
             InvalidOptionError: If ``folder`` is a file, or JSON cannot hold ``env_kwargs``.
+            CheckpointError: If it cannot be written, for instance on a full disk.
         """
         target = Path(folder)
         if target.exists() and not target.is_dir():
             raise InvalidOptionError(f"Expected a folder to save to, actual: {str(folder)!r}, a file. Name another.")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        try:
-            self.policy.save(draft)
-            env_kwargs = {k: v for k, v in self.training_envs.env_kwargs.items() if k != "tokenizer"}
-            settings = {
-                "algorithm": self.algorithm,
-                "env": self.training_envs.env_id,
-                "env_kwargs": _plain(env_kwargs),
-                "forbidden": {str(token): list(after) for token, after in self.policy.forbidden.items()},
-                "config": asdict(self.config),
-                "n_timesteps": self.n_timesteps,
-                "n_iterations": self.n_iterations,
-                "train_seconds": self.train_seconds,
-                "env_seconds": self.env_seconds,
-                "files": sorted([AGENT_FILE, *(path.name for path in draft.iterdir())]),
-            }
-            (draft / AGENT_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-            draft.chmod(0o755)  # temporary folders are private
-            put_in_place(draft, target)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+        write_checkpoint(target, self._settings(), self.state_dict(), self.policy.save)
         return target
 
     @classmethod
     def load(cls, folder: str | Path, env: str | VectorEnv[Any, Any, Any] | None = None, **overrides: Any) -> Self:
-        """An agent as it was saved: it plays as it did, and :meth:`learn` goes on from its weights and counters.
+        """An agent as it was: it plays as it did, and :meth:`learn` goes on as if it had never been interrupted.
 
-        Learning does not repeat what an unbroken run would have done: the optimiser starts afresh and its learning rate
-        warms up again, problems and sampling come from new random numbers, and the reference of a KL penalty is the
-        policy as it was loaded.
+        Loaded from the folder of a run, it goes on with that run, in that folder. Loaded from what :meth:`save` wrote,
+        or from one checkpoint of many, it starts a run of its own.
 
         Args:
-            folder: What :meth:`save` wrote.
+            folder: Of a run, whose newest whole checkpoint is taken; a checkpoint; or what :meth:`save` wrote.
             env: Another environment than the saved one, without its keyword arguments; needed if that had no id.
-            **overrides: Fields of the configuration that differ from the saved ones.
+            **overrides: Fields of the configuration that differ from the saved ones. With another ``seed`` the random
+                numbers are new ones, with another ``run_dir`` so is the run.
 
         Raises:
-            InvalidOptionError: If ``folder`` holds no agent.
+            CheckpointError: If there is no agent of this algorithm, a file is damaged, or a newer version wrote it.
+            InvalidOptionError: If an option cannot be, or an environment has to be given.
         """
-        policy: str | Policy = str(folder)
-        folder = Path(folder)
-        file = folder / AGENT_FILE
-        if not file.is_file() and (aside(folder) / AGENT_FILE).is_file():  # a save was killed between its renames
-            file = aside(folder) / AGENT_FILE
-            policy = Policy.load(file.parent)  # with its tokenizer, as the next save removes that folder
-        if not file.is_file():
-            raise InvalidOptionError(
-                f"Expected a folder written by {cls.__name__}.save, actual: {str(folder)!r} without {AGENT_FILE}. "
-                "Look again."
+        source, run_dir = find_saved(Path(folder))
+        saved = read_settings(source)
+        if saved["algorithm"] != cls.algorithm:
+            raise CheckpointError(
+                f"Expected a folder of algorithm {cls.algorithm!r}, actual: {str(source)!r} of {saved['algorithm']!r}. "
+                "Load it with the class of that algorithm."
             )
-        saved = json.loads(file.read_text(encoding="utf-8"))
-        config = cls.config_class(**(saved["config"] | {"adam_betas": tuple(saved["config"]["adam_betas"])}))
+        config = replace(cls._saved_config(source, saved["config"]), **cls._known_fields(overrides))
+        if {"lora_rank", "lora_alpha"} & set(overrides):
+            raise InvalidOptionError(
+                "Expected the adapters as they were saved, actual: lora_rank or lora_alpha among the options. To put "
+                "new ones on the model, make a new agent of Policy.load(folder)."
+            )
         chosen = env if env is not None else saved["env"]
         if chosen is None:
             raise InvalidOptionError(
                 "Expected `env`, actual: None, and the saved agent had an environment without an id. Pass one."
             )
         env_kwargs = saved["env_kwargs"] if chosen == saved["env"] else {}
-        agent = cls(policy, chosen, config, env_kwargs=env_kwargs, **overrides)
+        with quiet():
+            policy = Policy.load(source, device=_device(saved["device"]), dtype=getattr(torch, saved["dtype"]))
+        # The adapters are in the policy already.
+        agent = cls(policy, chosen, replace(config, lora_rank=None, lora_alpha=None), env_kwargs=env_kwargs)
+        agent.config = config
         agent._set_forbidden({int(token): after for token, after in saved["forbidden"].items()})
-        agent.n_timesteps, agent.n_iterations = saved["n_timesteps"], saved["n_iterations"]
-        agent.train_seconds, agent.env_seconds = saved["train_seconds"], saved["env_seconds"]
-        # With the generators of the start, it would be posed the problems of the start once more.
-        agent._first_iteration = agent.n_iterations
-        agent._rng = np.random.default_rng([agent.config.seed, agent.n_iterations])
-        agent.policy.generator.manual_seed(int(agent._rng.integers(2**31)))
+        agent._restore(source, overrides)
+        agent.run_options = saved["run_options"]
+        if run_dir is not None and "run_dir" not in overrides:
+            agent.run.go_on(run_dir, saved["run"], saved["log"], (agent.n_iterations, agent.budget))
         return agent
+
+    @classmethod
+    def _saved_config(cls, source: Path, saved: Mapping[str, Any]) -> AgentConfig:
+        plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in saved.items()}
+        try:
+            return cls.config_class(**plain)
+        except TypeError as error:
+            raise CheckpointError(
+                f"Expected the options of {cls.config_class.__name__} in {str(source)!r}, actual: {error}. Load it "
+                "with the version of llmgym that wrote it."
+            ) from error
+
+    def _restore(self, source: Path, overrides: Mapping[str, Any]) -> None:
+        """Take over the training state in a folder, but for what the caller wants otherwise."""
+        state = read_state(source)
+        try:
+            if "seed" in overrides:
+                del state["rng"], state["generator"]
+            for name in overrides:
+                state["parts"].pop(name, None)
+            self.load_state_dict(state)
+        except (KeyError, ValueError, RuntimeError) as error:  # torch's modules raise RuntimeError for another shape
+            raise CheckpointError(
+                f"Expected the state of this agent in {str(source)!r}, actual: {type(error).__name__}: {error}. "
+                "Load it with the version of llmgym that wrote it, and the same kind of model."
+            ) from error
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next iteration depends on beside the policy's weights, its rules and the configuration.
+
+        Tensors and plain values alone, so that it can be read back without executing anything.
+        """
+        return {
+            "n_timesteps": self.n_timesteps,
+            "n_iterations": self.n_iterations,
+            "train_seconds": self.train_seconds,
+            "env_seconds": self.env_seconds,
+            "budget": None if self.budget is None else asdict(self.budget),
+            "rng": self._rng.bit_generator.state,
+            "generator": self.policy.generator.get_state(),
+            "alarms": self.alarms.state_dict(),
+            "parts": {name: self._state_of(getattr(self, name)) for name in self.kept},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` gave. Random generators that are missing there stay as they are."""
+        self.n_timesteps, self.n_iterations = state["n_timesteps"], state["n_iterations"]
+        self.train_seconds, self.env_seconds = state["train_seconds"], state["env_seconds"]
+        self.budget = None if state["budget"] is None else Budget(**state["budget"])
+        if "rng" in state:
+            self._rng.bit_generator.state = state["rng"]
+        if "generator" in state:
+            self.policy.generator.set_state(state["generator"])
+        self.alarms.load_state_dict(state["alarms"])
+        for name, saved in state["parts"].items():
+            part = getattr(self, name)
+            if isinstance(part, Policy) and saved is not None:
+                part.model.load_state_dict(saved)
+            elif hasattr(part, "load_state_dict") and saved is not None:
+                part.load_state_dict(saved)
+            elif not hasattr(part, "load_state_dict") and not isinstance(saved, dict):
+                setattr(self, name, saved)
+
+    def _state_of(self, part: Any) -> Any:
+        if isinstance(part, Policy):  # a reference; beneath adapters it is the model that they were put on
+            return None if self.policy.has_adapters else part.model.state_dict()
+        if hasattr(part, "state_dict"):
+            return part.state_dict()
+        if part is None or type(part) in (bool, int, float, str):
+            return part
+        raise TypeError(f"Expected what is kept to have a state_dict or to be a plain value, actual: {part!r}.")
+
+    def _settings(self) -> dict[str, Any]:
+        """What a person, and :meth:`load`, want to know of the agent: plain JSON values."""
+        env_kwargs = {k: v for k, v in self.training_envs.env_kwargs.items() if k != "tokenizer"}
+        return {
+            "llmgym": llmgym.__version__,
+            "algorithm": self.algorithm,
+            "run": self.run.id,
+            "env": self.training_envs.env_id,
+            "env_kwargs": _plain(env_kwargs),
+            "forbidden": {str(token): list(after) for token, after in self.policy.forbidden.items()},
+            "dtype": str(self.policy.model.dtype).removeprefix("torch."),
+            "device": self.policy.device.type,
+            "config": asdict(self.config),
+            "n_timesteps": self.n_timesteps,
+            "n_iterations": self.n_iterations,
+            "train_seconds": self.train_seconds,
+            "env_seconds": self.env_seconds,
+            "budget_spent": self.budget_spent,
+            "log": self.log.position(),
+            "run_options": self.run_options,
+        }
 
     def _set_forbidden(self, forbidden: Mapping[int, Sequence[int]]) -> None:
         """Let the policy, and what is compared with it, keep to rules."""
@@ -409,20 +523,20 @@ class Agent:
         return dict(overrides)
 
 
-def rollout_metrics(batch: RolloutBatch) -> dict[str, Any]:
-    """What the policy did: see ``docs/metrics.md``."""
-    lengths = batch.response_mask.sum(axis=1)
-    return {
-        "rollout/return": float(batch.episode_returns.mean()),
-        "rollout/return_std": float(batch.episode_returns.std()),
-        "rollout/length": float(lengths.mean()),
-        "rollout/length_max": int(lengths.max()),
-        "rollout/terminated": float(batch.terminated.mean()),
-        **({} if batch.unverifiable is None else {"rollout/unverifiable": float(batch.unverifiable.mean())}),
-        "rollout/episodes": len(batch),
-        "rollout/dropped_episodes": batch.n_dropped,
-        **{f"reward/{name}": float(values.mean()) for name, values in batch.reward_components.items()},
-    }
+def align(model: torch.nn.Module) -> None:
+    """Move weights to addresses that are multiples of 64 bytes, where they are not.
+
+    Where safetensors puts them depends on the length of a file's header, and matrix products may round differently for
+    other alignments: a resumed run would drift from an unbroken one.
+    """
+    for parameter in model.parameters():
+        if parameter.data_ptr() % 64:
+            parameter.data = parameter.data.clone()
+
+
+def _device(kind: str) -> str | None:
+    """Where a policy goes that was on a device of this kind; ``None``: wherever it may."""
+    return None if kind == "cuda" and not torch.cuda.is_available() else kind
 
 
 def _plain(env_kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -435,49 +549,3 @@ def _plain(env_kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
                 "or save its model alone by agent.policy.save(folder)."
             ) from error
     return env_kwargs
-
-
-# -- command line -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What to train, for how long, and where the result goes.
-
-    Attributes:
-        policy: "tiny-reasoner", a folder or a hub name.
-        env: Id of the environment.
-        total_timesteps: Tokens to write in training. None: no such bound.
-        max_seconds: Wall time of training.
-        eval_problems: Held-out problems before and after. 0: no evaluation.
-        save_dir: Where the trained agent goes. None: nowhere.
-    """
-
-    policy: str = "tiny-reasoner"
-    env: str = "llmgym/MathReason-v0"
-    total_timesteps: int | None = None
-    max_seconds: float | None = 300.0
-    eval_problems: int = 200
-    save_dir: str | None = None
-
-
-def train(agent: Agent, options: RunOptions, learn: Callable[[Any], Any] | None = None) -> None:
-    """Evaluate, train, evaluate and save, as the options say.
-
-    Args:
-        agent: Who learns.
-        options: What to do.
-        learn: Spends the budget of the options; ``None``: :meth:`Agent.learn` with its line of progress.
-    """
-    if options.eval_problems:
-        print("before:", agent.evaluate(options.eval_problems))
-    if learn is None:
-        agent.learn(options.total_timesteps, options.max_seconds)
-    else:
-        learn(agent)
-    share = 100 * agent.env_seconds / max(agent.train_seconds, 1e-9)
-    print(f"{agent.n_timesteps:,} tokens in {agent.train_seconds:.1f} s, {share:.1f} % of it in the environment")
-    if options.eval_problems:
-        print("after: ", agent.evaluate(options.eval_problems))
-    if options.save_dir is not None:
-        print("saved: ", agent.save(options.save_dir))

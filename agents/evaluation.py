@@ -36,7 +36,8 @@ class Evaluation:
         stop_reasons: Share of episodes that ended for each reason.
         unverifiable: Share of episodes whose answer nobody could verify; they count as not solved. ``None`` where no
             reward gives a verdict.
-        examples: Some episodes as text: ``prompt``, ``response``, ``solved``, ``return``.
+        examples: Some episodes as text: ``prompt``, ``response``, ``solved``, ``return``, ``rewards`` (its parts by
+            name), ``stop_reason``, ``prompt_tokens`` and ``response_tokens`` (those that the policy wrote).
         seconds: Wall time.
     """
 
@@ -196,4 +197,8 @@ def _as_text(policy: Policy, batch: RolloutBatch, row: int, solved: bool) -> dic
         "response": policy.text(batch.response_of(row)),
         "solved": solved,
         "return": float(batch.episode_returns[row]),
+        "rewards": {name: float(values[row]) for name, values in batch.reward_components.items()},
+        "stop_reason": batch.stop_reasons[row],
+        "prompt_tokens": int(batch.prompt_lengths[row]),
+        "response_tokens": int(batch.response_mask[row].sum()),
     }

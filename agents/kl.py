@@ -1,4 +1,4 @@
-"""How far the policy is from a reference: estimates, what to add to the loss, and adaptive coefficients. Pure functions.
+"""How far the policy is from a reference: estimates, losses, adaptive coefficients. Pure functions; no model in sight.
 
 All estimates read the chosen tokens only, so it matters from which distribution the tokens came and where the gradient
 goes. With ``x = log policy(a) - log reference(a)`` (each line is shown by exact enumeration in the golden tests):

@@ -41,10 +41,7 @@ def clipped_policy_loss(
     Source: Schulman et al., arXiv:1707.06347v2, eq. 7; Shao et al., arXiv:2402.03300v3, eq. 3.
     """
     _check_policy_shapes(logprobs, old_logprobs, advantages)
-    ratio = torch.exp(logprobs - old_logprobs)
-    high = clip_range if clip_range_high is None else clip_range_high
-    clipped = ratio.clamp(1.0 - clip_range, 1.0 + high)
-    return -torch.minimum(ratio * advantages, clipped * advantages)
+    return _clipped_surrogate(logprobs - old_logprobs, advantages, clip_range, clip_range_high)
 
 
 def cispo_loss(
@@ -117,18 +114,18 @@ def gspo_loss(
     ``s_it = sg(s_i) exp(logprobs_t - sg(logprobs_t))``, with ``log s_i`` of :func:`sequence_logratio`;
     ``loss_t = -min(s_it A_t, clip(s_it, 1 - clip_range, 1 + clip_range_high) A_t)``.
 
-    The value of ``s_it`` is ``s_i`` at every token, so all tokens of a response are clipped or none of them. This is the
-    token form: with one advantage for a response, its average with ``how="sequence"`` has the value and the gradient
-    (eq. 10) of the sequence-level objective, and with an advantage for each token (process supervision) each one still
-    reaches its own token.
+    The value of ``s_it`` is ``s_i`` at every token, so a response is clipped as a whole or not at all. This is the
+    paper's token form: with one advantage for a response, its average with ``how="sequence"`` has the value and the
+    gradient (eq. 10) of the sequence-level objective; with an advantage for each token (process supervision), each one
+    still reaches its own token.
 
     Args:
         logprobs: ``(B, T)`` float. Of the chosen tokens under the current policy.
         old_logprobs: ``(B, T)`` float. The same when they were sampled; a constant.
         advantages: ``(B, T)`` or ``(B, 1)`` float; a constant.
         response_mask: ``(B, T)`` bool. True where the policy chose the token.
-        clip_range: How far the ratio may fall below 1 before the gradient stops. The ratio is a mean over tokens, so the
-            range is much smaller than PPO's: the paper uses 3e-4.
+        clip_range: How far the ratio may fall below 1 before the gradient stops. The ratio is a mean over tokens, so
+            this is much smaller than PPO's: the paper uses 3e-4.
         clip_range_high: The same above 1 (the paper: 4e-4); ``None``: ``clip_range``.
 
     Returns:
@@ -142,11 +139,8 @@ def gspo_loss(
     _check_policy_shapes(logprobs, old_logprobs, advantages)
     log_ratio = sequence_logratio(logprobs, old_logprobs, response_mask).detach()
     logprobs, advantages = zero_outside(response_mask, logprobs, advantages.expand_as(logprobs))
-    # As a clipped loss whose old log-probabilities make the ratio of each token that of its response.
-    loss = clipped_policy_loss(
-        logprobs, logprobs.detach() - log_ratio, advantages, clip_range=clip_range, clip_range_high=clip_range_high
-    )
-    return loss
+    log_ratio = log_ratio + (logprobs - logprobs.detach())  # adds 0, and each token's gradient
+    return _clipped_surrogate(log_ratio, advantages, clip_range, clip_range_high)
 
 
 def penalty_policy_loss(
@@ -233,28 +227,6 @@ def truncated_importance_weights(
     return torch.exp(old_logprobs - sampler_logprobs).clamp(max=cap).detach()
 
 
-def kl_to_ref(logprobs: torch.Tensor, ref_logprobs: torch.Tensor) -> torch.Tensor:
-    """The k3 estimate of ``KL(policy || reference)`` from the chosen tokens: never negative, unbiased, low variance.
-
-    ``k3_t = exp(ref - logp) - (ref - logp) - 1``, with tokens drawn from the policy.
-
-    Args:
-        logprobs: ``(B, T)`` float. Under the policy that chose the tokens.
-        ref_logprobs: ``(B, T)`` float. Under the reference policy; a constant.
-
-    Returns:
-        ``(B, T)`` float, >= 0.
-
-    Raises:
-        ValueError: If the shapes disagree.
-
-    Source: Shao et al., arXiv:2402.03300v3, eq. 4; J. Schulman, "Approximating KL divergence", 2020.
-    """
-    _same_shape(logprobs=logprobs, ref_logprobs=ref_logprobs)
-    difference = ref_logprobs - logprobs
-    return torch.expm1(difference) - difference
-
-
 def approx_kl(logprobs: torch.Tensor, old_logprobs: torch.Tensor, response_mask: torch.Tensor) -> torch.Tensor:
     """How far the policy has moved since sampling: the k3 estimate of ``KL(old || current)``, mean over tokens.
 
@@ -320,15 +292,16 @@ def explained_variance(values: torch.Tensor, returns: torch.Tensor, mask: torch.
         mask: ``(B, T)`` bool. True where the policy chose the token.
 
     Returns:
-        A scalar, <= 1; NaN where the returns do not vary, since there is nothing to explain.
+        A scalar, <= 1; NaN where the returns do not vary or there are none, since there is nothing to explain.
 
     Raises:
         ValueError: If the shapes disagree.
     """
     _same_shape(values=values, returns=returns, mask=mask)
     values, returns = values[mask], returns[mask]
-    variance = returns.var(correction=0)
-    return torch.where(variance == 0.0, torch.nan, 1.0 - (returns - values).var(correction=0) / variance)
+    if (returns == returns[:1]).all():  # exactly: the variance of equal numbers may round to a little more than 0
+        return returns.new_tensor(torch.nan)
+    return 1.0 - (returns - values).var(correction=0) / returns.var(correction=0)
 
 
 def categorical_entropy(logits: torch.Tensor) -> torch.Tensor:
@@ -346,6 +319,15 @@ def categorical_entropy(logits: torch.Tensor) -> torch.Tensor:
     """
     logprobs = logits.log_softmax(-1)
     return -(logprobs.exp() * logprobs.masked_fill(logprobs == float("-inf"), 0.0)).sum(-1)
+
+
+def _clipped_surrogate(
+    log_ratio: torch.Tensor, advantages: torch.Tensor, clip_range: float, clip_range_high: float | None
+) -> torch.Tensor:
+    ratio = torch.exp(log_ratio)
+    high = clip_range if clip_range_high is None else clip_range_high
+    clipped = ratio.clamp(1.0 - clip_range, 1.0 + high)
+    return -torch.minimum(ratio * advantages, clipped * advantages)
 
 
 def _check_policy_shapes(logprobs: torch.Tensor, old_logprobs: torch.Tensor, advantages: torch.Tensor) -> None:

@@ -83,13 +83,13 @@ class RolloutTensors(TokenTensors):
 
     Attributes:
         batch: What was collected.
-        n_chosen: ``(B,)`` int64 array. Tokens that the policy chose in each response.
+        response_lengths: ``(B,)`` int64. Tokens of each response, whoever wrote them.
     """
 
     def __init__(self, batch: RolloutBatch, device: torch.device) -> None:
         self.device = device
         self.batch = batch
-        self.n_chosen: Ints = batch.response_mask.sum(axis=1)
+        self.response_lengths = torch.as_tensor(batch.response_lengths, device=device)
         response_mask = torch.as_tensor(batch.response_mask, device=device)
         rewards = torch.as_tensor(batch.rewards, dtype=torch.float32, device=device)
         sampler_logprobs = torch.as_tensor(batch.old_logprobs, device=device)

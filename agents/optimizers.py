@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
+
+from llmgym.errors import NotFiniteError
 
 
 class MixedPrecisionAdamW:
@@ -44,13 +47,17 @@ class MixedPrecisionAdamW:
             parameter.grad = None
 
     def step(self) -> float:
-        """Clip, step, copy back; returns the gradient's norm before clipping."""
+        """Clip, step, copy back; returns the gradient's norm before clipping.
+
+        Raises:
+            NotFiniteError: If the gradient is NaN or infinite; the weights are as they were.
+        """
         for parameter, master in zip(self.parameters, self.masters, strict=True):
             if master is not parameter:
                 master.grad = None if parameter.grad is None else parameter.grad.float()
         norm = float(torch.nn.utils.clip_grad_norm_(self.masters, self.max_grad_norm))
         if not math.isfinite(norm):
-            raise FloatingPointError(
+            raise NotFiniteError(
                 f"Expected a finite gradient, actual: norm {norm}. Lower the learning rate, or load an earlier save."
             )
         self.adam.step()
@@ -59,3 +66,33 @@ class MixedPrecisionAdamW:
                 if master is not parameter:
                     parameter.copy_(master)
         return norm
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a step depends on beside the options and the parameters themselves."""
+        return {
+            "learning_rate": self.learning_rate,
+            "adam": self.adam.state_dict()["state"],
+            "masters": {
+                index: master.detach()
+                for index, (parameter, master) in enumerate(zip(self.parameters, self.masters, strict=True))
+                if master is not parameter
+            },
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from another optimiser's state; the options stay this one's.
+
+        Raises:
+            ValueError: If it was the state of other parameters.
+        """
+        shapes = {index: tuple(moments["exp_avg"].shape) for index, moments in state["adam"].items()}
+        shapes |= {index: tuple(master.shape) for index, master in state["masters"].items()}
+        for index, shape in shapes.items():
+            own = tuple(self.masters[index].shape) if index < len(self.masters) else None
+            if own != shape:
+                raise ValueError(f"Expected the state of parameter {index} to have shape {own}, actual: {shape}.")
+        self.set_learning_rate(state["learning_rate"])
+        for index, master in state["masters"].items():
+            self.masters[index].copy_(master)
+        self.adam.load_state_dict(self.adam.state_dict() | {"state": state["adam"]})

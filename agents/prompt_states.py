@@ -59,8 +59,9 @@ class _PrefixLayer(CacheLayerMixin):  # type: ignore[misc]
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if self._prefix is None:
-            self.stored = (key_states, value_states)
-            return self.stored
+            if self.stored is None:  # a checkpointed layer comes again in the backward pass, with the same values
+                self.stored = (key_states, value_states)
+            return key_states, value_states
         keys, values = self._prefix
         return (
             torch.cat([keys[self._index], key_states], dim=2),

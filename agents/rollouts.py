@@ -248,7 +248,7 @@ class _Collector:
         self.n_steps_closed = np.where(said, infos["n_reasoning_steps"], self.n_steps_closed)
 
     def _keep_allowed(self, acting: Ints) -> None:
-        allowed = getattr(self.policy, "last_allowed", None)
+        allowed = self.policy.last_allowed
         if allowed is None:
             return
         for slot, row in zip(acting.tolist(), allowed[acting], strict=True):  # copies; of the acting slots alone

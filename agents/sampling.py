@@ -132,7 +132,9 @@ class TokenDistribution:
     @top_p.setter
     def top_p(self, value: float | None) -> None:
         if value is not None and not 0 < value <= 1:
-            raise InvalidOptionError(f"Expected top_p in (0, 1], actual: {value}. For no such bound leave it out (None).")
+            raise InvalidOptionError(
+                f"Expected top_p in (0, 1], actual: {value}. For no such bound leave it out (None)."
+            )
         self._top_p = None if value is None else float(value)
 
     @property
@@ -199,7 +201,7 @@ class TokenDistribution:
 
 
 def kept_tokens(logits: torch.Tensor, *, top_k: int | None = None, top_p: float | None = None) -> torch.Tensor:
-    """Which tokens truncated sampling leaves: first the ``top_k`` most probable, of those the ones that reach ``top_p``.
+    """Which tokens truncated sampling leaves: the ``top_k`` most probable, then of those the ones that reach ``top_p``.
 
     Top-p keeps the smallest set of most probable tokens whose probabilities, renormalised over what top-k left, sum to
     at least ``top_p``. Tokens as probable as the last one kept are kept too, so that no order among equals matters.
@@ -255,27 +257,31 @@ def sample(logits: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tensor, 
 
 
 def pack_sets(sets: torch.Tensor) -> torch.Tensor:
-    """Sets of tokens ``(..., V)`` bool as ``(..., ceil(V / 8))`` uint8, on their device, as ``numpy.packbits`` has them.
+    """Sets of tokens ``(..., V)`` bool as ``(..., ceil(V / 8))`` uint8 on their device: the bits of ``numpy.packbits``.
 
     Example:
         >>> pack_sets(torch.tensor([[True, False, False, False, False, False, False, True, True]]))
         tensor([[129, 128]], dtype=torch.uint8)
     """
-    padded = torch.nn.functional.pad(sets, (0, -sets.shape[-1] % 8)).unflatten(-1, (-1, 8))
-    return (padded * _bits(sets.device)).sum(-1, dtype=torch.uint8)
+    whole = torch.nn.functional.pad(sets, (0, -sets.shape[-1] % 8))
+    packed: torch.Tensor = (whole.view(*sets.shape[:-1], -1, 8) * _bits(sets.device)).sum(-1, dtype=torch.uint8)
+    return packed
 
 
 def unpack_sets(packed: torch.Tensor, n_tokens: int) -> torch.Tensor:
     """The inverse of :func:`pack_sets`: ``(..., n_tokens)`` bool from ``(..., ceil(n_tokens / 8))`` uint8.
 
-    Raises:
-        ValueError: If the shape does not fit.
+    Example:
+        >>> unpack_sets(torch.tensor([[129, 128]], dtype=torch.uint8), 9).int()
+        tensor([[1, 0, 0, 0, 0, 0, 0, 1, 1]], dtype=torch.int32)
     """
-    if packed.shape[-1] != -(-n_tokens // 8):
-        raise ValueError(
-            f"Expected {-(-n_tokens // 8)} bytes for a set of {n_tokens} tokens, actual: {packed.shape[-1]}."
-        )
     return (packed.unsqueeze(-1) & _bits(packed.device)).ne(0).flatten(-2)[..., :n_tokens]
+
+
+def in_sets(packed: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Whether each of ``tokens`` ``(n,)`` is in its set, a row of ``packed`` ``(n, bytes)``; ``(n,)`` bool."""
+    byte = packed.gather(1, (tokens // 8).unsqueeze(1))[:, 0]
+    return (byte & _bits(packed.device)[tokens % 8]).ne(0)
 
 
 def _bits(device: torch.device) -> torch.Tensor:

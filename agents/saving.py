@@ -6,11 +6,33 @@ Not for what is in them: an agent says that itself.
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import mkdtemp
 
-#: Settings of an agent; its ``"files"`` are the names that the save wrote, this one included.
+#: Settings of an agent; its ``"files"`` name what the save wrote, this one included.
 AGENT_FILE = "agent.json"
+
+
+def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
+    """Make ``target``, or replace it: whole and on disk when this returns, untouched if anything fails before.
+
+    Args:
+        target: What ``target`` held that no save had written stays.
+        fill: Given an empty folder beside ``target``, writes the files.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        fill(draft)
+        draft.chmod(0o755)  # temporary folders are private
+        for path in [*draft.rglob("*"), draft]:
+            sync(path)
+        put_in_place(draft, target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def put_in_place(draft: Path, target: Path) -> None:
@@ -19,7 +41,7 @@ def put_in_place(draft: Path, target: Path) -> None:
     Whenever the process is killed, one of ``target`` and :func:`aside` of it is whole.
     """
     old = aside(target)
-    _clear_up(old, target)  # after an earlier save that was killed
+    clear_up(target)  # after an earlier save that was killed
     if target.exists():
         target.rename(old)
     try:
@@ -28,7 +50,8 @@ def put_in_place(draft: Path, target: Path) -> None:
         if old.exists():
             old.rename(target)
         raise
-    _clear_up(old, target)
+    sync(target.parent)
+    clear_up(target)
 
 
 def aside(target: Path) -> Path:
@@ -36,8 +59,9 @@ def aside(target: Path) -> Path:
     return target.parent / f".{target.name}.old"
 
 
-def _clear_up(old: Path, target: Path) -> None:
-    """Nothing is left at ``old``: it becomes ``target`` if that is missing, or gives it what no save had written."""
+def clear_up(target: Path) -> None:
+    """Nothing is left aside: it becomes ``target`` if that is missing, or gives it what no save had written."""
+    old = aside(target)
     if not old.exists():
         return
     if not target.exists():
@@ -49,3 +73,14 @@ def _clear_up(old: Path, target: Path) -> None:
         if entry.name not in ours and not (target / entry.name).exists():
             entry.rename(target / entry.name)
     shutil.rmtree(old)
+
+
+def sync(path: Path) -> None:
+    """What a file or a folder holds is on disk when this returns."""
+    if os.name == "nt" and path.is_dir():  # Windows cannot open a folder, and writes renames through
+        return
+    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -50,10 +50,14 @@ class ChosenTokens(NamedTuple):
 
     def split(self, size: int) -> list[ChosenTokens]:
         """The same in chunks of at most ``size`` tokens; one empty chunk if there are none."""
-        n = max(1, len(self.chosen))
         return [
-            ChosenTokens(*(None if part is None else part[start : start + size] for part in self))
-            for start in range(0, n, size)
+            ChosenTokens(
+                self.hidden[start : start + size],
+                self.before[start : start + size],
+                self.chosen[start : start + size],
+                None if self.allowed is None else self.allowed[start : start + size],
+            )
+            for start in range(0, max(1, len(self.chosen)), size)
         ]
 
 
@@ -70,8 +74,7 @@ def score_tokens(
         max_logits: Numbers in the logits of one chunk; a chunk has one token at least.
     """
 
-    def score(*parts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        part = ChosenTokens(*parts)
+    def score(part: ChosenTokens) -> tuple[torch.Tensor, torch.Tensor | None]:
         logits = distribution.shaped(trunk.logits(part.hidden), part.before)
         if part.allowed is not None:
             logits = logits.masked_fill(~unpack_sets(part.allowed, logits.shape[1]), float("-inf"))
@@ -81,8 +84,8 @@ def score_tokens(
 
     chunks = tokens.split(max(1, max_logits // trunk.vocab_size))
     if len(chunks) == 1:
-        return score(*chunks[0])
+        return score(chunks[0])
     # Nothing is random in it, so there is no generator's state to put back.
-    scored = [checkpoint(score, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
+    scored = [checkpoint(score, chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
     logprobs, entropies = zip(*scored, strict=True)
     return torch.cat(logprobs), torch.cat(entropies) if with_entropy else None

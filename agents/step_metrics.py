@@ -37,6 +37,11 @@ class StepMetrics:
         self._counts[name] = self._counts[name] + count if name in self._counts else count
 
     @torch.no_grad()
+    def add_mean(self, name: str, mean: torch.Tensor, mask: torch.Tensor) -> None:
+        """The same, where the mean over the microbatch's tokens is at hand."""
+        self.add(name, mean.detach().expand(mask.shape), mask)
+
+    @torch.no_grad()
     def add_share(self, name: str, share: torch.Tensor) -> None:
         """A scalar that is divided by its denominator already."""
         share = share.detach()
@@ -48,10 +53,14 @@ class StepMetrics:
         largest = torch.where(mask, values.detach(), torch.zeros_like(values)).max()
         self._largest[name] = torch.maximum(self._largest[name], largest) if name in self._largest else largest
 
+    def mean_so_far(self, name: str) -> float:
+        """The mean over the tokens of the step that is under way."""
+        return float(self._sums[name]) / max(int(self._counts[name]), 1)
+
     def end(self, **others: float) -> dict[str, float]:
         """The step is over. Returns its means, ``others`` included."""
         step = {
-            name: float(total) / max(int(self._counts[name]), 1) if name in self._counts else float(total)
+            name: self.mean_so_far(name) if name in self._counts else float(total)
             for name, total in self._sums.items()
         } | others
         for name, value in step.items():

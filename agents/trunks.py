@@ -1,4 +1,4 @@
-"""A causal language model read for learning: hidden states at wanted positions of responses, and logits of some of them.
+"""A causal language model read for learning: hidden states where a policy chose its tokens, and logits of some of them.
 
 The responses of a group attend to one computation of their prompt (see :mod:`llmgym.agents.prompt_states`). The hidden
 states are what the output layer is given, so a policy's logits and a critic's values come from one pass. Logits are
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -24,6 +24,34 @@ from transformers.utils import ModelOutput
 from llmgym.agents.attention import AttentionMasks
 from llmgym.agents.prompt_states import PrefixCache, PromptStates
 from llmgym.errors import InvalidOptionError
+
+
+class Reading(NamedTuple):
+    """The states in which a policy chose ``n`` tokens, in the order of ``response_mask.nonzero()``.
+
+    Attributes:
+        hidden: ``(n, H)`` in the model's precision. What the output layer is given there.
+        before: ``(n,)`` int64. The token before.
+        last_hidden: ``(B, H)``. The same after the last token of each response; ``None`` if not asked for.
+    """
+
+    hidden: torch.Tensor
+    before: torch.Tensor
+    last_hidden: torch.Tensor | None
+
+    def values(
+        self, value_head: Callable[[torch.Tensor], torch.Tensor], response_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What ``value_head`` says of these states: ``(B, T)``, 0 outside the mask, and ``(B,)`` of the last ones."""
+        assert self.last_hidden is not None
+        values = value_head(torch.cat([self.hidden, self.last_hidden]))
+        n = len(self.hidden)
+        return spread(values[:n], response_mask), values[n:]
+
+
+def spread(flat: torch.Tensor, response_mask: torch.Tensor) -> torch.Tensor:
+    """``(B, T)`` with ``flat`` ``(n,)`` at the ``n`` places of the mask, in order, and 0 elsewhere."""
+    return flat.new_zeros(response_mask.shape).index_put(response_mask.nonzero(as_tuple=True), flat)
 
 
 class Trunk:
@@ -45,8 +73,9 @@ class Trunk:
         self._head: torch.nn.Module = output_layer(model)
         # Adapters wrap the model: what owns the head is the causal language model itself.
         self._owner = next(module for module in model.modules() if self._head in module.children())
-        self._body = getattr(self._owner, "base_model", self._owner)
+        self._body: torch.nn.Module = self._owner.get_decoder()
         self._output_type: type[ModelOutput] | None = None  # of the body, seen in the first pass
+        self.vocab_size = int(self._config.vocab_size)
         self.last_position = int(getattr(self._config, "max_position_embeddings", None) or AttentionMasks.NEVER) - 1
         self.gradient_checkpointing = gradient_checkpointing
 
@@ -63,8 +92,8 @@ class Trunk:
     def gradient_checkpointing(self, value: bool) -> None:
         if value and not self._checkpointable():
             raise InvalidOptionError(
-                f"Expected a model with layers that can be checkpointed, actual: {type(self._model).__name__} has none. "
-                "Leave gradient_checkpointing off."
+                f"Expected a model with layers that can be checkpointed, actual: {type(self._model).__name__} has "
+                "none. Leave gradient_checkpointing off."
             )
         self._gradient_checkpointing = bool(value)
 
@@ -82,42 +111,66 @@ class Trunk:
             layers = cache.stored
         return PromptStates(layers, key_positions)
 
-    def hidden_states(
+    def read(
         self,
-        prompts: PromptStates,
-        prompt_index: torch.Tensor,
-        lengths: torch.Tensor,
-        inputs: torch.Tensor,
-        row: torch.Tensor,
-        column: torch.Tensor,
-    ) -> torch.Tensor:
-        """What the output layer is given at ``(row, column)`` of responses that attend to their prompts and themselves.
+        prompt_ids: torch.Tensor,
+        prompt_lengths: torch.Tensor,
+        response_ids: torch.Tensor,
+        response_mask: torch.Tensor,
+        *,
+        prompts: PromptStates | None = None,
+        prompt_index: torch.Tensor | None = None,
+        response_lengths: torch.Tensor | None = None,
+        with_last: bool = False,
+    ) -> Reading:
+        """Hidden states of the states in which a policy chose its tokens; responses attend to their prompts' states.
 
         Args:
-            prompts: States of ``P`` prompts but for their last tokens.
-            prompt_index: ``(B,)`` int64. The prompt of each response.
-            lengths: ``(B,)`` int64. Length of that prompt.
-            inputs: ``(B, q)`` int64. The prompt's last token, then the response.
-            row: ``(n,)`` int64.
-            column: ``(n,)`` int64.
+            prompt_ids: ``(P, L)`` int64, padded right. The distinct prompts.
+            prompt_lengths: ``(P,)`` int64.
+            response_ids: ``(B, T)`` int64, padded right.
+            response_mask: ``(B, T)`` bool. True where the policy chose the token.
+            prompts: What :meth:`prompt_states` gave for these prompts; ``None``: computed here.
+            prompt_index: ``(B,)`` int64. The prompt of each response; ``None``: the rows in order (``P == B``).
+            response_lengths: ``(B,)`` int64, what the environment wrote included. ``None``: a response ends with the
+                last token that the policy chose.
+            with_last: Whether to read the state after the response's last token too.
 
-        Returns:
-            ``(n, H)`` in the model's precision, with gradient.
+        Raises:
+            ValueError: If the shapes disagree.
         """
-        positions = lengths[:, None] - 1 + torch.arange(inputs.shape[1], device=inputs.device)[None]  # (B, q)
-        keys = torch.cat([prompts.key_positions[prompt_index], positions], dim=1)
-        # Padding may reach past the model's last position; nobody reads it there, but the embedding must exist.
-        return self._pass(
+        b, t = response_ids.shape
+        if response_mask.shape != (b, t):
+            raise ValueError(f"Expected response_mask of shape {(b, t)}, actual: {tuple(response_mask.shape)}.")
+        if prompt_index is None:
+            prompt_index = torch.arange(b, device=response_ids.device)
+        if prompts is None:
+            prompts = self.prompt_states(prompt_ids, prompt_lengths)
+        lengths = prompt_lengths[prompt_index]
+        # The last prompt token predicts the first response token, so it is fed with the response. The last response
+        # token predicts nothing that was chosen: it is fed only where the state after it is wanted.
+        last_prompt = prompt_ids[prompt_index, lengths - 1].unsqueeze(1)
+        inputs = torch.cat([last_prompt, response_ids if with_last else response_ids[:, :-1]], dim=1)  # (B, T or T+1)
+        positions = lengths[:, None] - 1 + torch.arange(inputs.shape[1], device=inputs.device)[None]
+        hidden = self._pass(
             inputs,
+            # Padding may reach past the model's last position; nobody reads it there, but the embedding must exist.
             positions.clamp(max=self.last_position),
-            self._masks(positions, keys),
+            self._masks(positions, torch.cat([prompts.key_positions[prompt_index], positions], dim=1)),
             PrefixCache(self._config.num_hidden_layers, (prompts.layers, prompt_index)),
-        )[row, column]
+        )
+        row, column = response_mask.nonzero(as_tuple=True)
+        last_hidden = None
+        if with_last:
+            if response_lengths is None:
+                response_lengths = (response_mask * torch.arange(1, t + 1, device=response_mask.device)).amax(1)
+            last_hidden = hidden[torch.arange(b, device=hidden.device), response_lengths]
+        return Reading(hidden[row, column], inputs[row, column], last_hidden)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """The model's logits ``(n, V)`` for hidden states ``(n, H)`` that it gave: its own code after the body.
 
-        The body is passed over. In a model that does not call what transformers names its base model, it runs on one
+        The body is passed over. In a model that does not call what transformers names its decoder, it runs on one
         token, and its result is put aside all the same: slower, never wrong.
         """
 
@@ -142,7 +195,8 @@ class Trunk:
             return (arguments[0][:1, :1].detach(), *arguments[1:])
 
         def look(_: torch.nn.Module, __: Any, output: Any) -> None:
-            self._output_type = type(output) if isinstance(output, ModelOutput) else None
+            usual = isinstance(output, ModelOutput) and "last_hidden_state" in output
+            self._output_type = type(output) if usual else None
 
         with ExitStack() as stack:
             if self._gradient_checkpointing and torch.is_grad_enabled():
@@ -151,7 +205,8 @@ class Trunk:
                     again = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
                     stack.enter_context(_forward_as(layer, again))
             stack.callback(self._head.register_forward_pre_hook(cut).remove)
-            stack.callback(self._body.register_forward_hook(look).remove)
+            if self._body is not self._owner:
+                stack.callback(self._body.register_forward_hook(look).remove)
             self._model(
                 input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True
             )

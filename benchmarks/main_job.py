@@ -90,7 +90,7 @@ def forced_reasoning(policy: Policy) -> dict[int, list[int]]:
 
 def run_seed(job: MainJob, seed: int, console: Console) -> SeedResult:
     """Evaluate the base, train, evaluate; then train the base with supervision instead."""
-    config = GRPOConfig(**(asdict(job.grpo) | {"seed": seed, "log_dir": str(job.output / f"seed_{seed}")}))
+    config = GRPOConfig(**(asdict(job.grpo) | {"seed": seed, "run_dir": str(job.output / f"seed_{seed}")}))
     agent = GRPO(job.model, ENV, config, env_kwargs={"rewards": REWARDS})
     base = copy.deepcopy(agent.policy.model)
     rows: dict[str, Evaluation] = {}

@@ -9,7 +9,7 @@ from llmgym.agents import GRPO
 
 def main(max_seconds: float = 60, n_problems: int = 300, folder: str = "runs/example_grpo") -> tuple[float, float]:
     """Train and return pass@1 before and after."""
-    agent = GRPO("tiny-reasoner", "llmgym/MathReason-v0", group_size=8, log_dir=None)
+    agent = GRPO("tiny-reasoner", "llmgym/MathReason-v0", group_size=8, run_dir=None)
     before = agent.evaluate(n_problems)
     print("before:", before)
     agent.learn(max_seconds=max_seconds)
@@ -18,7 +18,7 @@ def main(max_seconds: float = 60, n_problems: int = 300, folder: str = "runs/exa
     for example in after.examples[:3]:
         print(f"\n{example['prompt']}{example['response']}   ({'right' if example['solved'] else 'wrong'})")
     agent.save(folder)
-    GRPO.load(folder, log_dir=None)  # goes on from here
+    GRPO.load(folder, run_dir=None)  # goes on from here
     return before.pass_at_1, after.pass_at_1
 
 

@@ -10,13 +10,10 @@ import dataclasses
 import importlib
 import inspect
 import json
-import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
@@ -28,8 +25,8 @@ from llmgym.play import DEFAULT_ENV, PlayOptions, in_colour, paint, play
 from llmgym.registration import ENVIRONMENTS
 
 if TYPE_CHECKING:
+    from llmgym.agents.agent import Agent
     from llmgym.agents.evaluation import Evaluation
-    from llmgym.agents.grpo import GRPO
     from llmgym.testing import AuditReport
 
 USAGE = """\
@@ -38,8 +35,8 @@ usage: llmgym COMMAND [OPTIONS]
   llmgym list             the environments, with what they test
   llmgym play [ENV]       watch an episode unfold, or write it yourself (--policy human)
   llmgym audit ENV        what a policy could get from a reward without solving anything
-  llmgym train grpo       train a model
-  llmgym eval PATH        accuracy of a trained agent, or of any model, on held-out problems
+  llmgym train ALGORITHM  train a model with grpo or ppo; `llmgym train --resume RUN` goes on with a run
+  llmgym eval PATH        accuracy of a run, of a saved agent or of any model, on held-out problems
 
 `llmgym COMMAND --help` shows the options of a command.
 """
@@ -198,103 +195,19 @@ def _score_card(report: AuditReport) -> Any:
 
 
 def run_train(arguments: Sequence[str]) -> None:
-    """Train a model: ``llmgym train grpo``."""
-    algorithm = arguments[0] if arguments else None
-    if algorithm in ("-h", "--help"):
-        print("usage: llmgym train grpo [OPTIONS]\n\n`llmgym train grpo --help` shows the options.")
-        return
-    if algorithm != "grpo":
-        raise unknown_name("an algorithm", algorithm, ["grpo"])
-    grpo = _agents("llmgym.agents.grpo")
-    options = parse(grpo.TrainOptions, arguments[1:], "train grpo")
-
-    def learn(agent: GRPO) -> None:
-        title = f"grpo · {options.policy} · {options.env}"
-        with _watch(title, options.total_timesteps, options.max_seconds) as watch:
-            agent.learn(options.total_timesteps, options.max_seconds, callback=watch, progress_bar=False)
-
-    grpo.train(options, learn)
-
-
-#: Rows of the live view, beside the reward parts: name -> name among the metrics.
-_CURVES = {
-    "return": "rollout/return",
-    "tokens a response": "rollout/length",
-    "ended by itself": "rollout/terminated",
-    "entropy": "train/entropy",
-    "groups with signal": "train/groups_with_signal",
-}
-
-
-@contextmanager
-def _watch(
-    title: str, total_timesteps: int | None, max_seconds: float | None
-) -> Iterator[Callable[[Any, Mapping[str, Any]], None]]:
-    """Something to call after each iteration: a live view on a terminal, a line an iteration elsewhere."""
-    if not in_colour():
-        yield lambda agent, metrics: print(_plain_line(metrics), flush=True)
-        return
-    from rich.live import Live
-
-    rows: list[Mapping[str, Any]] = []
-    with Live(refresh_per_second=4) as live:
-
-        def show(agent: Any, metrics: Mapping[str, Any]) -> None:
-            rows.append(metrics)
-            steps = metrics["timesteps"] / total_timesteps if total_timesteps else 0.0
-            seconds = metrics["seconds"] / max_seconds if max_seconds else 0.0
-            live.update(_live_view(title, rows, min(1.0, max(steps, seconds))))
-
-        yield show
-
-
-def _plain_line(metrics: Mapping[str, Any]) -> str:
-    parts = "  ".join(f"{name[7:]} {value:.3f}" for name, value in metrics.items() if name.startswith("reward/"))
-    return (
-        f"iteration {metrics['iteration']:4}  {metrics['seconds']:6.1f} s  return {metrics['rollout/return']:.3f}  "
-        f"{parts}  length {metrics['rollout/length']:5.1f}  {metrics['time/tokens_per_second']:,.0f} tokens/s"
-    )
-
-
-def _live_view(title: str, rows: Sequence[Mapping[str, Any]], spent: float) -> Any:
-    """Budget above, a curve for each number below."""
-    from rich.console import Group
-    from rich.panel import Panel
-    from rich.progress_bar import ProgressBar
-    from rich.table import Table
-    from rich.text import Text
-
-    now = rows[-1]
-    names = _CURVES | {f"  {key[7:]}": key for key in now if key.startswith("reward/")}
-    table = Table.grid(padding=(0, 2))
-    for label, key in sorted(names.items(), key=lambda item: (item[1] != "rollout/return", item[1][0] != "r", item[1])):
-        values = [float(row.get(key, math.nan)) for row in rows]
-        table.add_row(Text(label), f"[green]{sparkline(values, 48)}[/]", f"{values[-1]:.3g}")
-    head = (
-        f"iteration {now['iteration']}   {now['seconds']:.0f} s   {now['timesteps']:,} tokens   "
-        f"{now['time/tokens_per_second']:,.0f} tokens/s   environment {100 * now['time/env_share']:.1f} %"
-    )
-    bar = Table.grid(expand=True)
-    bar.add_row(ProgressBar(total=1.0, completed=spent))
-    return Panel(Group(bar, head, "", table), title=Text(title), title_align="left")
-
-
-def sparkline(values: Sequence[float], columns: int) -> str:
-    """A curve of at most ``columns`` characters; each is the mean of a like number of values, NaN left out.
-
-    Example:
-        >>> sparkline([0.0, 1.0, 2.0, 3.0], 8)
-        '▁▃▆█'
-    """
-    marks = "▁▂▃▄▅▆▇█"
-    n = min(columns, len(values))
-    cuts = [round(i * len(values) / n) for i in range(n + 1)] if n else []
-    parts = [[value for value in values[a:b] if math.isfinite(value)] for a, b in pairwise(cuts)]
-    means = [sum(part) / len(part) if part else math.nan for part in parts]
-    finite = [mean for mean in means if math.isfinite(mean)]
-    low, high = min(finite, default=0.0), max(finite, default=0.0)
-    scale = 7 / (high - low) if high > low else 0.0
-    return "".join(marks[round((m - low) * scale)] if math.isfinite(m) else " " for m in means)
+    """Train a model (``llmgym train grpo``), or go on with a run (``llmgym train --resume runs/grpo``)."""
+    training = _agents("llmgym.agents.training")
+    first = arguments[0] if arguments else None
+    if first in ("-h", "--help"):
+        names = "|".join(sorted(training.ALGORITHMS))
+        print(f"usage: llmgym train {names} [OPTIONS]\n       llmgym train --resume RUN [OPTIONS]\n")
+        print("`llmgym train grpo --help` and `llmgym train --resume RUN --help` show the options.")
+    elif first is not None and first.partition("=")[0] == "--resume":
+        training.resume(arguments, "llmgym train")
+    else:
+        agent = training.algorithm_class(first)
+        options = importlib.import_module(agent.__module__).TrainOptions
+        training.main(agent, options, arguments[1:], f"llmgym train {first}")
 
 
 # --- eval ------------------------------------------------------------------------------------------------------------
@@ -305,7 +218,7 @@ class EvalOptions(EnvKeywords):
     """Accuracy on held-out problems.
 
     Attributes:
-        path: The folder of a trained agent; or tiny-reasoner, the folder or hub name of a model.
+        path: The folder of a run or of a saved agent; or tiny-reasoner, the folder or hub name of a model.
         env: Id of an environment; none: the one of the training.
         examples: Responses to show.
     """
@@ -317,12 +230,16 @@ class EvalOptions(EnvKeywords):
 
 def run_eval(arguments: Sequence[str]) -> None:
     """Measure a trained agent, or any model, on held-out problems."""
-    agents = _agents("llmgym.agents.grpo")
-    options, chosen, env_kwargs = _parse_for(agents.GRPO.evaluate, EvalOptions, arguments, "eval", positional="path")
-    if (Path(options.path) / "agent.json").is_file():
-        agent: GRPO = agents.GRPO.load(options.path, options.env)
+    training = _agents("llmgym.agents.training")
+    agent_module = _agents("llmgym.agents.agent")
+    options, chosen, env_kwargs = _parse_for(
+        agent_module.Agent.evaluate, EvalOptions, arguments, "eval", positional="path"
+    )
+    if _agents("llmgym.agents.checkpoints").holds_agent(Path(options.path)):
+        agent: Agent = training.class_of(options.path).load(options.path, options.env, run_dir=None)
     else:
-        agent = agents.GRPO(options.path, options.env or DEFAULT_ENV, env_kwargs=env_kwargs)
+        grpo = training.algorithm_class("grpo")  # whose learning is asked for nothing
+        agent = grpo(options.path, options.env or DEFAULT_ENV, env_kwargs=env_kwargs, run_dir=None)
     _print_evaluation(agent.evaluate(**chosen, **env_kwargs), options.examples)
 
 

@@ -7,6 +7,8 @@
     ├── PromptTooLongError (ValueError)      a prompt over its token budget
     ├── InvalidOptionError (ValueError)      an unknown keyword, option, reward or template name
     ├── DatasetError (ValueError)            a data set line that cannot be a problem
+    ├── CheckpointError (ValueError)         a checkpoint that cannot be written, read or gone on from
+    ├── NotFiniteError (FloatingPointError)  a reward, loss or gradient that is no finite number
     ├── WrongEnvironmentError (TypeError)    a wrapper of ours around an environment of another kind
     └── MissingExtraError (ImportError)      an optional dependency that is not installed
 
@@ -37,6 +39,14 @@ class InvalidOptionError(LLMGymError, ValueError):
 
 class DatasetError(LLMGymError, ValueError):
     """A data set, or a line of it, that cannot be read as problems."""
+
+
+class CheckpointError(LLMGymError, ValueError):
+    """A checkpoint that cannot be written, or a folder that holds none that can be read."""
+
+
+class NotFiniteError(LLMGymError, FloatingPointError):
+    """A reward, a loss or a gradient that is NaN or infinite; nothing was learned from it."""
 
 
 class WrongEnvironmentError(LLMGymError, TypeError):

@@ -220,7 +220,8 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
 
         Returns:
             Observations, ``(N,)`` float64 rewards, ``(N,)`` bool terminated, ``(N,)`` bool truncated, infos, where each
-            key of ``infos`` comes with a mask ``_key`` of the slots that it concerns.
+            key of ``infos`` comes with a mask ``_key`` of the slots that it concerns. The keys are those of
+            :meth:`llmgym.core.LanguageEnv.step`, and of ``reset`` where a slot was reset; a slot that waits has none.
 
         Raises:
             InvalidActionError: If an action is not in the action space, or a slot has no episode to continue.

@@ -26,7 +26,7 @@ def learn(seed: int, max_iterations: int, target: float, **env_kwargs: int) -> l
         learning_rate=5e-3,
         warmup_iterations=0,
         seed=seed,
-        log_dir=None,
+        run_dir=None,
     )
     returns: list[float] = []
 

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 from gymnasium.vector import AutoresetMode  # noqa: E402
 
 import llmgym  # noqa: E402, F401
-from llmgym.agents.grpo import _rollout_metrics  # noqa: E402
+from llmgym.agents.agent import rollout_metrics  # noqa: E402
 from llmgym.agents.policies import Policy  # noqa: E402
 from llmgym.agents.rollouts import RolloutBatch, collect  # noqa: E402
 from llmgym.errors import InvalidOptionError, LLMGymError  # noqa: E402
@@ -83,10 +83,10 @@ def test_without_a_verdict_nothing_is_said_to_be_verifiable(policy: Policy) -> N
     envs = gym.vector.SyncVectorEnv([SilentEnv] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
     batch = collect(envs, policy, group_size=1, n_groups=4, seed=5)
     assert batch.unverifiable is None
-    assert "rollout/unverifiable" not in _rollout_metrics(batch)
+    assert "rollout/unverifiable" not in rollout_metrics(batch)
     with_verdicts = collect(echo_envs(2, AutoresetMode.SAME_STEP), policy, group_size=1, n_groups=4, seed=5)
     assert with_verdicts.unverifiable is not None
-    assert _rollout_metrics(with_verdicts)["rollout/unverifiable"] == with_verdicts.unverifiable.mean()
+    assert rollout_metrics(with_verdicts)["rollout/unverifiable"] == with_verdicts.unverifiable.mean()
 
 
 def test_logprobs_are_those_of_learning(policy: Policy) -> None:
@@ -95,12 +95,12 @@ def test_logprobs_are_those_of_learning(policy: Policy) -> None:
     prompts = np.zeros((len(batch), width), dtype=np.int64)
     for row in range(len(batch)):
         prompts[row, : batch.prompt_lengths[row]] = batch.prompt_of(row)
-    logprobs, _ = policy.logprobs(
+    logprobs = policy.logprobs(
         torch.from_numpy(prompts),
         torch.from_numpy(batch.prompt_lengths),
         torch.from_numpy(batch.response_ids),
         torch.from_numpy(batch.response_mask),
-    )
+    ).logprobs
     assert np.allclose(logprobs.detach().numpy(), batch.old_logprobs, atol=1e-5)
 
 

@@ -1,0 +1,85 @@
+"""Passes of a model over a rollout, in microbatches that share the computation of their prompts.
+
+What is computed of a microbatch is the caller's; the denominators of a loss must be those of the whole minibatch, so
+that the microbatches' shares add up to its gradient, however it is cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from llmgym.agents.minibatches import Microbatch, RolloutTensors, TokenTensors
+from llmgym.agents.prompt_states import PromptStates
+from llmgym.agents.rollout_batches import Ints
+
+#: Prompt tokens whose states are held at once where no gradient is wanted.
+_PROMPT_TOKENS = 16_384
+
+#: Keyword arguments of ``Policy.logprobs`` and ``Critic.values`` that say what to read.
+Inputs = dict[str, Any]
+
+
+class Reader(Protocol):
+    """A policy, or a critic with a model of its own."""
+
+    def prompt_states(self, prompt_ids: torch.Tensor, prompt_lengths: torch.Tensor) -> PromptStates:
+        """Keys and values of prompts, computed once for a whole group."""
+
+
+def backward(
+    loss: Callable[[TokenTensors, Inputs], torch.Tensor],
+    model: Reader,
+    data: RolloutTensors,
+    groups: Ints,
+    max_tokens: int,
+) -> None:
+    """Add the gradient of a loss over ``groups`` to the parameters' ``.grad``.
+
+    Args:
+        loss: Gives a microbatch's share of the loss: a scalar.
+        model: Who reads the prompts for it.
+        data: The rollout.
+        groups: Problems of the minibatch.
+        max_tokens: Padded tokens in one pass: memory and speed, never the result.
+    """
+    prompt_ids, prompt_lengths = data.prompts(groups)
+    states = model.prompt_states(prompt_ids, prompt_lengths)
+    leaves = states.detached()
+    for part in data.microbatches(groups, max_tokens):
+        share = loss(data.cut(part), _inputs(data, part, prompt_ids, prompt_lengths, leaves))
+        share.backward()  # type: ignore[no-untyped-call]
+    states.backward(leaves)
+
+
+def without_gradient(
+    model: Reader, data: RolloutTensors, max_tokens: int
+) -> Iterator[tuple[Microbatch, TokenTensors, Inputs]]:
+    """The whole rollout, a microbatch at a time. Call it under ``torch.no_grad()``."""
+    widest = int(data.batch.prompt_lengths.max())
+    for groups in np.array_split(np.arange(data.n_groups), -(-data.n_groups * widest // _PROMPT_TOKENS)):
+        prompt_ids, prompt_lengths = data.prompts(groups)
+        states = model.prompt_states(prompt_ids, prompt_lengths)
+        for part in data.microbatches(groups, max_tokens):
+            yield part, data.cut(part), _inputs(data, part, prompt_ids, prompt_lengths, states)
+
+
+def _inputs(
+    data: RolloutTensors,
+    part: Microbatch,
+    prompt_ids: torch.Tensor,
+    prompt_lengths: torch.Tensor,
+    states: PromptStates,
+) -> Inputs:
+    return {
+        "prompt_ids": prompt_ids,
+        "prompt_lengths": prompt_lengths,
+        "response_ids": data.response_ids[part.rows, : part.width],
+        "response_mask": data.response_mask[part.rows, : part.width],
+        "response_lengths": data.response_lengths[part.rows],
+        "prompts": states,
+        "prompt_index": part.prompt_index,
+    }

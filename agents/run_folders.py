@@ -1,0 +1,77 @@
+"""Which folder a run writes to, and that no other process writes there at the same time.
+
+Not for what is written: see :mod:`llmgym.agents.metrics` and :mod:`llmgym.agents.checkpoints`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from itertools import count
+from pathlib import Path
+
+from llmgym.agents.checkpoints import CHECKPOINTS
+from llmgym.agents.metrics import LOG_FILE
+from llmgym.agents.saving import AGENT_FILE, aside, clear_up
+from llmgym.errors import CheckpointError
+
+try:
+    import fcntl
+except ImportError:  # Windows: no lock
+    fcntl = None  # type: ignore[assignment]
+
+#: Locked while a process writes to the folder. The lock ends with the process, however that ends.
+LOCK_FILE = "run.lock"
+
+#: Folders that this process has locked. Such a lock does not hold against the process itself, and ends when it closes
+#: the file a second time: so it is asked for once.
+_held: dict[Path, int] = {}
+
+
+def claim_new(wanted: Path) -> Path:
+    """A folder for a new run: ``wanted``, or the next free name beside it (``-2``, ``-3``, ...) if that holds a run."""
+    for number in count(1):
+        path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        if path.resolve() in _held or _holds_something(path):
+            continue
+        path.mkdir(parents=True, exist_ok=True)
+        if _lock(path) and not _holds_something(path):  # otherwise another process was faster
+            return path
+    raise AssertionError  # count() does not end
+
+
+def claim_again(path: Path) -> None:
+    """Go on with the run in ``path``.
+
+    Raises:
+        CheckpointError: If another process is writing there.
+    """
+    if not _lock(path):
+        raise CheckpointError(
+            f"Expected a run that no other process goes on with, actual: {str(path)!r} is locked. Wait for that "
+            "process, or stop it."
+        )
+    clear_up(path)
+
+
+def _holds_something(path: Path) -> bool:
+    kept = (path / LOG_FILE, path / AGENT_FILE, path / CHECKPOINTS, aside(path))
+    return path.is_file() or any(entry.exists() for entry in kept)
+
+
+def _lock(path: Path) -> bool:
+    """Whether this process has the folder now."""
+    key = path.resolve()
+    if fcntl is None or key in _held:
+        return True
+    descriptor = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        # Of the process, not of the open file: workers that it forks do not keep the lock when it is killed.
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            os.close(descriptor)
+            return False
+        # A file system without locks: the run goes on without.
+    _held[key] = descriptor
+    return True
