@@ -91,6 +91,39 @@ def groups_with_signal(returns: torch.Tensor, *, tolerance: float = 1e-6) -> tor
     return (returns.max(dim=1).values - returns.min(dim=1).values) > tolerance
 
 
+def rewards_of_actions(rewards: torch.Tensor, response_mask: torch.Tensor) -> torch.Tensor:
+    """The rewards, each at the agent's token that earned it: the last one at or before its place.
+
+    All estimators of this file that take rewards read them this way. A row's sum stays what it was.
+
+    Args:
+        rewards: ``(B, T)`` float. A NaN on a masked place stands for no reward; elsewhere it stays.
+        response_mask: ``(B, T)`` bool. True where the policy chose the token.
+
+    Returns:
+        ``(B, T)`` float; 0 outside the mask.
+
+    Raises:
+        ValueError: If the shapes disagree, or a reward other than 0 stands before the agent's first token (no action of
+            its has earned it).
+
+    Example:
+        >>> mask = torch.tensor([[True, False, False, True, False]])
+        >>> rewards_of_actions(torch.tensor([[0.5, 0.0, 1.0, 0.0, 2.0]]), mask)
+        tensor([[1.5000, 0.0000, 0.0000, 2.0000, 0.0000]])
+    """
+    _same_shape(rewards=rewards, response_mask=response_mask)
+    rewards = rewards.masked_fill(~response_mask & rewards.isnan(), 0.0)
+    early = (rewards != 0.0) & (_last_true(response_mask) < 0)
+    if early.any():
+        row, place = early.nonzero()[0].tolist()
+        raise ValueError(
+            f"Expected no reward before the agent's first token (no action has earned it), "
+            f"actual: {rewards[row, place].item()} in row {row} at place {place}. Pay at the token that earns it."
+        )
+    return _sum_from(rewards, response_mask)
+
+
 def process_advantages(
     rewards: torch.Tensor,
     response_mask: torch.Tensor,
@@ -130,7 +163,7 @@ def process_advantages(
             f"Pass all responses to each problem."
         )
     starts = _step_starts(step_index, response_mask)
-    step_rewards = _sum_from(_paid_to_actions(rewards, response_mask), starts)
+    step_rewards = _sum_from(rewards_of_actions(rewards, response_mask), starts)
     n_groups, width = len(rewards) // group_size, rewards.shape[1] * group_size
     of_group, is_step = step_rewards.reshape(n_groups, width), starts.reshape(n_groups, width)
     mean = masked_mean(of_group, is_step, dim=1)[:, None]
@@ -184,7 +217,7 @@ def gae(
     Source: Schulman et al., arXiv:1506.02438v6, eq. 16.
     """
     _same_shape(rewards=rewards, values=values, response_mask=response_mask)
-    paid = _paid_to_actions(rewards, response_mask)
+    paid = rewards_of_actions(rewards, response_mask)
     values = values.masked_fill(~response_mask, 0.0)
     advantages = _gae(paid, values, last_values, response_mask, gamma, gae_lambda)
     return advantages, advantages + values
@@ -258,7 +291,7 @@ def step_gae(
     """
     _same_shape(rewards=rewards, values=values, response_mask=response_mask, step_index=step_index)
     starts = _step_starts(step_index, response_mask)
-    paid = _sum_from(_paid_to_actions(rewards, response_mask), starts)
+    paid = _sum_from(rewards_of_actions(rewards, response_mask), starts)
     values = values.masked_fill(~starts, 0.0)
     advantages = _gae(paid, values, last_values, starts, gamma, gae_lambda)
     return _spread(advantages, starts, response_mask), _spread(advantages + values, starts, response_mask)
@@ -387,19 +420,6 @@ def _gae(
         next_advantages = torch.where(acts, advantage, next_advantages)
         next_values = torch.where(acts, values[:, t], next_values)
     return advantages
-
-
-def _paid_to_actions(rewards: torch.Tensor, response_mask: torch.Tensor) -> torch.Tensor:
-    """The rewards, each at the agent's token that earned it: the last one at or before its place."""
-    rewards = rewards.masked_fill(~response_mask & rewards.isnan(), 0.0)
-    early = (rewards != 0.0) & (_last_true(response_mask) < 0)
-    if early.any():
-        row, place = early.nonzero()[0].tolist()
-        raise ValueError(
-            f"Expected no reward before the agent's first token (no action has earned it), "
-            f"actual: {rewards[row, place].item()} in row {row} at place {place}. Pay at the token that earns it."
-        )
-    return _sum_from(rewards, response_mask)
 
 
 def _sum_from(values: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -79,7 +79,7 @@ class PolicyGradientAgent(Agent):
     """An agent with a reference policy, where ``kl_coef`` asks for one."""
 
     config: PolicyGradientConfig
-    kept = ("optimizer", "reference")
+    kept: ClassVar[tuple[str, ...]] = ("optimizer", "reference")
 
     def _build(self) -> None:
         self.reference = self.policy.frozen_copy() if self.config.kl_coef > 0 else None

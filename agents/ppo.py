@@ -26,7 +26,7 @@ Run ``python -m llmgym.agents.ppo --help`` for its options.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -172,7 +172,9 @@ class PPO(PolicyGradientAgent):
     algorithm = "ppo"
     config_class = PPOConfig
     config: PPOConfig
-    kept = (*PolicyGradientAgent.kept, "critic", "value_head", "critic_optimizer", "kl_coef", "penalty_coef")
+    kept: ClassVar[tuple[str, ...]] = (
+        *PolicyGradientAgent.kept, "critic", "value_head", "critic_optimizer", "kl_coef", "penalty_coef",
+    )  # fmt: skip
 
     def _n_episodes(self) -> int:
         return self.config.problems_per_iteration * self.config.responses_per_problem

@@ -65,8 +65,8 @@ class StepMetrics:
         } | others
         for name, value in step.items():
             self._steps.setdefault(name, []).append(value)
-        for name, value in self._largest.items():
-            self._first.setdefault(name, float(value))
+        for name, largest in self._largest.items():
+            self._first.setdefault(name, float(largest))
         return step
 
     def means(self) -> dict[str, Any]:

@@ -1,15 +1,15 @@
 """How much memory an update takes: all weights or LoRA, gradient checkpointing, log-probabilities in chunks.
 
-A model of 0.5 billion parameters (the configuration of Qwen2.5-0.5B, random weights) plays an environment in which every
-response has 512 tokens, 16 of them to each prompt; then GRPO and PPO make one update each, with a KL penalty, so that a
-reference policy is there too.
+A model of 0.5 billion parameters (the configuration of Qwen2.5-0.5B, random weights) plays an environment in which
+every response has 512 tokens, 16 of them to each prompt; then GRPO and PPO make one update each, with a KL penalty, so
+that a reference policy is there too.
 
     python benchmarks/gpu_memory.py                                 # needs a CUDA device
     python benchmarks/gpu_memory.py --device cpu --size tiny        # the same code with a small model, under a minute
 
 Columns, in MiB: *held* are weights, reference, gradients and optimisers after the update; on a GPU *roll-out* and
-*update* are the peaks of ``torch.cuda.max_memory_allocated`` in each; on a CPU, which counts no such peak, *activations*
-is the most that was kept for backward passes at one time. All but the last two columns are the same on every run.
+*update* are the peaks of ``torch.cuda.max_memory_allocated`` in each; on a CPU, which counts no such peak,
+*activations* is the most that was kept for backward passes at one time.
 """
 
 from __future__ import annotations

@@ -166,7 +166,12 @@ class PlainTrainer(TrainerAdapter):
         advantages = part["advantages"]
         surrogate = -torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)
         kl = (ref_logprobs - logprobs).exp() - (ref_logprobs - logprobs) - 1
-        terms = {"policy": surrogate, "kl": 0.1 * kl, "entropy": -0.05 * entropy, "critic": (values - part["targets"]) ** 2}
+        terms = {
+            "policy": surrogate,
+            "kl": 0.1 * kl,
+            "entropy": -0.05 * entropy,
+            "critic": (values - part["targets"]) ** 2,
+        }
         return torch.stack([self.average(term, mask, n_tokens, share, name) for name, term in terms.items()]).sum()
 
     def old_logprobs(self, part: Tensors, logprobs: torch.Tensor) -> torch.Tensor:
@@ -197,8 +202,11 @@ class PlainTrainer(TrainerAdapter):
         before = index[:, n_prompt - 1 : n_prompt - 1 + width]
         logits, hidden = result.logits[0][before], result.hidden_states[-1][0][before]
         part = data | {"advantages": advantages, "targets": targets}
-        forward, self.forward = self.forward, lambda model, data: (  # type: ignore[method-assign]
-            (hidden, logits) if model is self.model else forward(model, data)
+        forward, self.forward = (
+            self.forward,
+            lambda model, data: (  # type: ignore[method-assign]
+                (hidden, logits) if model is self.model else forward(model, data)
+            ),
         )
         self.loss(part, n_tokens=int(data["mask"].sum()), share=1.0).backward()
         del self.forward

@@ -87,14 +87,29 @@ EVERYTHING = [
     (GRPO, {"loss_average": "token", "kl_coef": 0.1, "ent_coef": 0.01, "temperature": 0.7, "top_k": 6, "top_p": 0.9}),
     (
         GRPO,
-        {"policy_loss": "gspo", "loss_average": "sequence", "kl_coef": 0.1, "kl_in": "reward", "supervision": "process"},
+        {
+            "policy_loss": "gspo",
+            "loss_average": "sequence",
+            "kl_coef": 0.1,
+            "kl_in": "reward",
+            "supervision": "process",
+        },
     ),
     (GRPO, {"policy_loss": "cispo", "loss_average": "constant", "importance_cap": 2.0, "overlong": "mask"}),
     (PPO, {"ent_coef": 0.01, "bootstrap_truncated": True, "temperature": 1.3, "top_k": 6}),
     (PPO, {"critic": "model", "kl_coef": 0.1, "loss_average": "token", "adaptive_lambda": 0.5}),
 ]
 SOME = [
-    (GRPO, {"loss_average": "sequence", "advantages": "mean", "overlong": "penalty", "max_response_tokens": 9, "overlong_tokens": 4}),
+    (
+        GRPO,
+        {
+            "loss_average": "sequence",
+            "advantages": "mean",
+            "overlong": "penalty",
+            "max_response_tokens": 9,
+            "overlong_tokens": 4,
+        },
+    ),
     (GRPO, {"loss_average": "constant", "advantages": "rank", "kl_coef": 0.1, "kl_estimator": "k1"}),
     (GRPO, {"policy_loss": "gspo", "loss_average": "token", "advantages": "leave_one_out", "ent_coef": 0.01}),
     (GRPO, {"policy_loss": "gspo", "loss_average": "constant", "kl_coef": 0.1, "kl_estimator": "k2"}),
@@ -199,6 +214,7 @@ class MeanOverPadding(PlainTrainer):
 class AttendsToPadding(PlainTrainer):
     def forward(self, model: Any, data: Any) -> Any:
         return super().forward(model, data | {"attention_mask": torch.ones_like(data["attention_mask"])})
+
 
 class InterleavedGroups(PlainTrainer):
     def compared(self, returns: Any, batch: Any) -> Any:

@@ -16,6 +16,7 @@ from llmgym.agents.advantages import (  # noqa: E402
     groups_with_signal,
     length_adaptive_lambda,
     process_advantages,
+    rewards_of_actions,
     soft_overlong_penalty,
     step_gae,
     td_advantages,
@@ -215,6 +216,13 @@ def test_a_reward_on_a_masked_place_counts_for_the_action_before_it() -> None:
     assert torch.allclose(one, step_gae(on_actions, VALUES, ZERO, mask, steps, **settings)[0])
 
 
+def test_rewards_of_actions_by_hand() -> None:
+    mask = torch.tensor([[True, False, True, True, False], [True, False, False, False, False]])
+    rewards = tensor([1.0, 2.0, 4.0, NAN, NAN], [0.0, NAN, 8.0, 16.0, -32.0])
+    expected = [[3.0, 0.0, 4.0, NAN, 0.0], [-8.0, 0.0, 0.0, 0.0, 0.0]]
+    assert np.array_equal(rewards_of_actions(rewards, mask), expected, equal_nan=True)
+
+
 @pytest.mark.parametrize("row", [[False, True, True, False], [False] * 4])
 def test_a_reward_before_the_first_action_is_an_error(row: list[bool]) -> None:
     mask, steps = torch.tensor([[True] * 4, row]), torch.zeros(2, 4, dtype=torch.int64)
@@ -224,6 +232,7 @@ def test_a_reward_before_the_first_action_is_an_error(row: list[bool]) -> None:
         assert not gae(rewards, values, last, mask, gamma=1.0, gae_lambda=1.0)[0].any()
     rewards[1, 0] = -0.5
     for call in (
+        lambda: rewards_of_actions(rewards, mask),
         lambda: gae(rewards, values, last, mask, gamma=1.0, gae_lambda=1.0),
         lambda: step_gae(rewards, values, last, mask, steps, gamma=1.0, gae_lambda=1.0),
         lambda: process_advantages(rewards, mask, steps, group_size=2),
@@ -261,19 +270,17 @@ def test_nan_where_the_policy_acted_is_not_hidden() -> None:
 
 def test_gradients_by_finite_differences() -> None:
     """All of them are smooth in rewards and values, so a wrong stop of the gradient or in-place write would show."""
-    mask, steps = turns(0, 4, 5), torch.arange(5).expand(4, 5) // 2
-    inputs = [(normal(seed, 4, 5) * mask[:, :1]).requires_grad_() for seed in (1, 2)]
-    last, lambdas = normal(3, 4).requires_grad_(), torch.full((4,), 0.7, dtype=D, requires_grad=True)
-    check = torch.autograd.gradcheck
-    rewards = inputs[0].detach() * mask
-    assert check(lambda v, z, k: gae(rewards, v, z, mask, gamma=0.9, gae_lambda=k), (inputs[1], last, lambdas))
-    assert check(
-        lambda v, z, k: step_gae(rewards, v, z, mask, steps, gamma=0.9, gae_lambda=k), (inputs[1], last, lambdas)
-    )
-    scores = normal(4, 3, 5).requires_grad_()
-    assert check(lambda r: process_advantages(r, mask[:3], steps[:3], group_size=3), (scores,))
-    assert check(lambda a: whiten(a, mask), (inputs[0],))
-    assert check(group_advantages, (scores,))
+    mask, steps, last = turns(0, 3, 4), torch.arange(4).expand(3, 4) // 2, normal(3, 3).requires_grad_()
+    values, lambdas = normal(2, 3, 4).requires_grad_(), torch.full((3,), 0.7, dtype=D, requires_grad=True)
+    rewards, returns = normal(1, 3, 4) * mask, normal(4, 3, 4).requires_grad_()
+    inputs, check = (values, last, lambdas), torch.autograd.gradcheck
+    assert check(lambda v, z, k: gae(rewards, v, z, mask, gamma=0.9, gae_lambda=k), inputs)
+    assert check(lambda v, z, k: step_gae(rewards, v, z, mask, steps, gamma=0.9, gae_lambda=k), inputs)
+    full = torch.ones_like(mask)
+    assert check(lambda r: gae(r, values, last, full, gamma=0.9, gae_lambda=0.8), (returns,))
+    assert check(lambda r: process_advantages(r, full, steps, group_size=3), (returns,))
+    assert check(lambda a: whiten(a, mask), (values,))
+    assert check(group_advantages, (returns,))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -306,6 +313,8 @@ def test_gae_refuses_shapes_that_disagree() -> None:
         step_gae(x, x, last, mask, steps[:, :2], **settings)
     with pytest.raises(ValueError, match=r"response_mask.*\(2, 2\)"):
         process_advantages(x, mask[:, :2], steps, group_size=2)
+    with pytest.raises(ValueError, match=r"response_mask.*\(2, 2\)"):
+        rewards_of_actions(x, mask[:, :2])
     with pytest.raises(ValueError, match=r"whole groups of group_size = 2, actual: 3 rows"):
         process_advantages(torch.zeros(3, 3), torch.ones(3, 3, dtype=torch.bool), steps[[0, 0, 0]], group_size=2)
     with pytest.raises(ValueError, match="group_size = 0"):

@@ -10,8 +10,9 @@ and compares gradients.
 * :mod:`~llmgym.testing.invariances.sampling`: sampler against learner.
 """
 
-from llmgym.testing.invariances.agents import AgentTrainer
-from llmgym.testing.invariances.layout import (  # isort: skip  (the order of the score card)
+# The order of these four is that of the score card.
+# isort: off
+from llmgym.testing.invariances.layout import (
     check_signal,
     check_microbatches,
     check_padding,
@@ -20,22 +21,25 @@ from llmgym.testing.invariances.layout import (  # isort: skip  (the order of th
     check_repetition,
     check_learning_rates,
 )
-from llmgym.testing.invariances.tokens import (  # isort: skip
+from llmgym.testing.invariances.tokens import (
     check_end_token,
     check_environment_text,
     check_full_width,
     check_last_reward,
     check_masked_nan,
 )
-from llmgym.testing.invariances.credit import (  # isort: skip
+from llmgym.testing.invariances.credit import (
     check_equal_returns,
     check_gae_over_turns,
     check_nan_reward,
     check_reward_errors,
 )
 from llmgym.testing.invariances.sampling import check_first_ratio, check_sampled_frequencies, check_sampler_agrees
-from llmgym.testing.invariances.battery import InvarianceResult, TrainerReport, check_trainer  # isort: skip
+
+# isort: on
+from llmgym.testing.invariances.agents import AgentTrainer
 from llmgym.testing.invariances.batches import Episode, make_batch, random_batch, with_logprobs
+from llmgym.testing.invariances.battery import InvarianceResult, TrainerReport, check_trainer
 from llmgym.testing.invariances.exam import INVARIANCES, Invariance, InvarianceError
 from llmgym.testing.invariances.trainers import Gradient, NotPosed, RewardFunction, TrainerAdapter
 

@@ -155,4 +155,4 @@ def _move(module: nn.Module) -> None:
     for parameter in module.parameters():
         size = float(parameter.float().square().mean().sqrt()) or 1.0
         noise = torch.randn(parameter.shape, generator=generator)
-        parameter += (0.1 * size * noise).to(parameter)
+        parameter.add_((0.1 * size * noise).to(parameter))

@@ -12,9 +12,6 @@ import torch
 
 from llmgym.agents.rollout_batches import Bools, Ints, RolloutBatch, padded_left
 
-#: Arrays with a place for each token of a response.
-_PER_TOKEN = ("response_ids", "response_mask", "old_logprobs", "rewards", "step_index", "allowed")
-
 #: Turns of the rows of a random batch: tokens of the policy, of the environment, of the policy, ... The environment
 #: never has the last word.
 _TURNS = ((3, 2, 4), (2,), (1, 3, 2, 1, 1), (5,))
@@ -60,9 +57,7 @@ def make_batch(episodes: Sequence[Episode], *, group_size: int = 1) -> RolloutBa
         ([[7, 1], [8, 0]], [1.0, 0.0])
     """
     if not episodes or len(episodes) % group_size:
-        raise ValueError(
-            f"Expected episodes in groups of {group_size}, actual: {len(episodes)}. Collect whole groups."
-        )
+        raise ValueError(f"Expected episodes in groups of {group_size}, actual: {len(episodes)}. Collect whole groups.")
     lengths = np.array([len(episode.response_ids) for episode in episodes])
     shape = (len(episodes), int(lengths.max()))
     ids, step_index = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
@@ -175,7 +170,7 @@ def widened(batch: RolloutBatch, left: int = 0, right: int = 0, fill: int = 0) -
     wide = replace(
         batch,
         prompt_ids=np.where(before, fill, ids),
-        **{name: _wider(getattr(batch, name), right) for name in _PER_TOKEN if getattr(batch, name) is not None},
+        **{name: _wider(values, right) for name, values in _per_token(batch).items()},
     )
     return replace(wide, response_ids=np.where(inside(wide), wide.response_ids, fill))
 
@@ -230,9 +225,8 @@ def only_at(batch: RolloutBatch, mask: Bools) -> RolloutBatch:
     def cut(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return np.where(mask if values.ndim == 2 else mask[..., None], values, np.zeros((), values.dtype))
 
-    kept = {name: getattr(batch, name) for name in _PER_TOKEN if name not in ("response_ids", "response_mask")}
-    changed = {name: cut(values) for name, values in kept.items() if values is not None}
-    return replace(batch, response_mask=mask, **changed)
+    changed = {name: cut(values) for name, values in _per_token(batch).items()}
+    return replace(batch, **(changed | {"response_ids": batch.response_ids, "response_mask": mask}))
 
 
 def among(batch: RolloutBatch, wanted: Bools) -> RolloutBatch | None:
@@ -256,18 +250,25 @@ def taken(batch: RolloutBatch, rows: Ints) -> RolloutBatch:
     for field in fields(batch):
         value = getattr(batch, field.name)
         if isinstance(value, np.ndarray):
-            changed[field.name] = value[rows, :width] if field.name in _PER_TOKEN else value[rows]
+            changed[field.name] = value[rows]
+    changed |= {name: values[rows, :width] for name, values in _per_token(batch).items()}
     changed["reward_components"] = {name: values[rows] for name, values in batch.reward_components.items()}
     return replace(batch, **changed)
 
 
 def one_token_rows(batch: RolloutBatch, places: Ints, tokens: Ints) -> RolloutBatch:
-    """Row ``i`` is ``batch`` up to the place ``(row, column)`` of ``places[i]``, and there ``tokens[i]``: a group each."""
+    """Row ``i`` is the batch up to its place ``places[i] = (row, column)``, and there ``tokens[i]``: groups of one."""
     rows, columns = places[:, 0], places[:, 1]
-    prefix = taken(replace(batch, group_size=1, response_lengths=batch.response_lengths), rows)
+    prefix = taken(replace(batch, group_size=1), rows)
     at = np.arange(prefix.response_ids.shape[1]) == columns[:, None]
     ids = np.where(at, tokens[:, None], prefix.response_ids) * (np.arange(at.shape[1]) <= columns[:, None])
     return only_at(replace(prefix, response_ids=ids, response_lengths=columns + 1), at)
+
+
+def _per_token(batch: RolloutBatch) -> dict[str, Any]:
+    """The arrays with a place for each token of a response."""
+    arrays = {field.name: getattr(batch, field.name) for field in fields(batch) if field.name != "prompt_ids"}
+    return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray) and array.ndim > 1}
 
 
 def _wider(values: npt.NDArray[Any], n: int) -> npt.NDArray[Any]:

@@ -25,11 +25,11 @@ _MISTAKES = {
 
 @invariance(
     about="advantages over several turns run on the policy's tokens only",
-    bug="a recursion over all positions, with the values of the environment's tokens as they are or zeroed: either way an "
-    "action is paid for how the environment went on talking",
+    bug="a recursion over all positions, with the values of the environment's tokens as they are or zeroed: either way "
+    "an action is paid for how the environment went on talking",
 )
 def check_gae_over_turns(exam: Exam) -> None:
-    """The advantages of a case worked out by hand, alone and beside a row without a reply; with NaN between the turns."""
+    """A case worked out by hand, beside a row without a reply; then with NaN for the values between the turns."""
     for between in (None, float("nan")):
         mask = torch.tensor([_MASK, (True,) * 6])
         values = torch.tensor([_VALUES, _VALUES])
@@ -51,7 +51,7 @@ def check_gae_over_turns(exam: Exam) -> None:
 
 @invariance(
     about="in a group whose returns are all equal it does not matter what they are",
-    bug="rewards normalised over the batch rather than the group, or a group's spread of 0 divided by something smaller",
+    bug="rewards normalised over the batch rather than the group, or a spread of 0 divided by something smaller still",
 )
 def check_equal_returns(exam: Exam) -> None:
     """A group that earned 0 throughout and one that earned 0.7 throughout: the others' gradient, and nothing else."""
@@ -132,6 +132,6 @@ def _is_refused(action: Callable[[], object]) -> bool:
         raise
     except Broken as broken:
         raise Broken(f"a NaN reward goes into the gradient: {broken}") from None
-    except Exception:  # any error will do: what matters is that there is one
+    except Exception:  # noqa: BLE001 (any error will do: what matters is that there is one)
         return True
     return False

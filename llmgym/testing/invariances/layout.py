@@ -25,8 +25,8 @@ def check_signal(exam: Exam) -> None:
 
 @invariance(
     about="any split into microbatches gives the same gradient, of policy, critic, KL and entropy alike",
-    bug="a mean taken over each microbatch (of tokens, of responses, of the KL or entropy term), then averaged or summed "
-    "over microbatches of unequal size; denominators belong to the whole optimiser batch, after all masks",
+    bug="a mean taken over each microbatch (of tokens, of responses, of the KL or entropy term), then averaged or "
+    "summed over microbatches of unequal size; denominators belong to the whole optimiser batch, after all masks",
 )
 def check_microbatches(exam: Exam) -> None:
     """On policy, off policy, and with equal returns, which leave the KL and entropy terms alone."""
@@ -47,11 +47,11 @@ def check_microbatches(exam: Exam) -> None:
 
 @invariance(
     about="more padding, left of prompts and right of responses, and what stands in it, changes nothing",
-    bug="a mean over padded positions, position ids counted from the padding on, a missing attention mask, or a mask built "
-    "from `ids != pad`",
+    bug="a mean over padded positions, position ids counted from the padding on, a missing attention mask, or a mask "
+    "built from `ids != pad`",
 )
 def check_padding(exam: Exam) -> None:
-    """One of each kind, then several; with other tokens in it, the end token among them, which often serves as padding."""
+    """One of each kind, then several; then other tokens in it, such as the end token, which often serves as padding."""
     fills = {exam.trainer.end_token or 0, exam.trainer.vocab_size - 1}
     expected = exam.gradient(widened(exam.batch, left=1, right=1))
     for left, right in ((4, 1), (1, 6)):
@@ -64,8 +64,8 @@ def check_padding(exam: Exam) -> None:
 
 @invariance(
     about="another order of the groups, or of the responses within them, changes nothing",
-    bug="groups formed by counting rows the wrong way (interleaved for repeated), a baseline taken from one fixed member, "
-    "rows dropped at the end of a batch that does not divide",
+    bug="groups formed by counting rows the wrong way (interleaved for repeated), a baseline taken from one fixed "
+    "member, rows dropped at the end of a batch that does not divide",
 )
 def check_row_order(exam: Exam) -> None:
     """Groups shuffled; then the responses of each group, each group in an order of its own."""

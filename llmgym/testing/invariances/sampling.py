@@ -22,8 +22,8 @@ _QUERIES = 6_000
 
 @invariance(
     about="the log-probabilities that the sampler recorded are the learner's",
-    bug="a temperature, top-k or top-p in sampling that the loss does not know; positions shifted by padding; the logits of "
-    "the token itself in place of the one before it; dropout",
+    bug="a temperature, top-k or top-p in sampling that the loss does not know; positions shifted by padding; the "
+    "logits of the token itself in place of the one before it; dropout",
 )
 def check_sampler_agrees(exam: Exam) -> None:
     """Token by token, over episodes of the trainer's own."""
@@ -47,8 +47,8 @@ def _place(batch: RolloutBatch, row: int, column: int) -> str:
 
 @invariance(
     about="tokens are drawn as often as the learner's probabilities say, which sum to 1",
-    bug="log-probabilities recorded before the temperature, or before top-k and top-p, were applied; a distribution that is "
-    "not normalised over the tokens that could be drawn",
+    bug="log-probabilities recorded before the temperature, or before top-k and top-p, were applied; a distribution "
+    "that is not normalised over the tokens that could be drawn",
 )
 def check_sampled_frequencies(exam: Exam) -> None:
     """How probable the drawn tokens were, against how probable draws are on average: a difference is no chance."""
@@ -67,7 +67,7 @@ def check_sampled_frequencies(exam: Exam) -> None:
         if np.abs(total - 1.0).max() > 10 * exam.trainer.logprob_tolerance:
             worst = int(np.abs(total - 1.0).argmax())
             raise Broken(
-                f"the learner's probabilities of all tokens that could be drawn sum to {total[worst]:.4f}, not 1, where "
+                f"the learner's probabilities of all tokens that could be drawn sum to {total[worst]:.4f} where "
                 f"{_place(batch, *places[worst])} stands"
             )
         finite = np.where(probabilities > 0, logprobs, 0.0)
@@ -79,7 +79,8 @@ def check_sampled_frequencies(exam: Exam) -> None:
     if abs(deviations) > _CHANCE:
         kind = "likelier" if deviations > 0 else "less likely"
         raise Broken(
-            f"drawn tokens are {kind} than the learner's distribution has it, by {abs(deviations):.1f} standard deviations"
+            f"drawn tokens are {kind} than the learner's distribution has it, by {abs(deviations):.1f} standard "
+            "deviations"
         )
 
 
@@ -100,7 +101,7 @@ def _every_token(exam: Exam, batch: RolloutBatch, places: npt.NDArray[np.int64])
 
 @invariance(
     about="the ratio is 1 in the first optimiser step on a rollout",
-    bug="old log-probabilities of other weights, of another temperature or in another order than the learner's; dropout",
+    bug="old log-probabilities of other weights, of another temperature or in another order; dropout",
 )
 def check_first_ratio(exam: Exam) -> None:
     """By the trainer's own account; and its account notices log-probabilities that are too high."""

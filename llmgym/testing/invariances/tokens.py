@@ -27,8 +27,8 @@ from llmgym.testing.invariances.trainers import NotPosed
 
 @invariance(
     about="NaN in a masked place poisons nothing",
-    bug="masking by a product: 0 times NaN is NaN; or masking the loss alone, and NaN comes back through the gradient. Select "
-    "with `where` before anything is computed",
+    bug="masking by a product, as 0 times NaN is NaN; or masking the loss alone, so that NaN comes back through the "
+    "gradient: select with `where` before anything is computed",
 )
 def check_masked_nan(exam: Exam) -> None:
     """NaN in the log-probabilities and rewards of padding, and of what the environment wrote."""
@@ -66,7 +66,7 @@ def check_environment_text(exam: Exam) -> None:
 
 @invariance(
     about="the end token is an action: it has its reward and its loss",
-    bug="a mask from `ids != pad` or `ids != eos` where padding and end token are one id, or lengths that stop before it",
+    bug="a mask from `ids != pad` where padding and end token are one id, or lengths that stop before it",
 )
 def check_end_token(exam: Exam) -> None:
     """With the end tokens as the only actions there is a gradient; and what is paid there is paid."""
@@ -114,10 +114,10 @@ def _differ_within_groups(batch: RolloutBatch) -> bool:
 
 @invariance(
     about="a response of full width that ended by itself is not taken for truncated",
-    bug="truncation read from the length (`length == width`, or == max_new_tokens) rather than from how the episode ended",
+    bug="truncation read from the length (`length == width`, or `== max_new_tokens`), not from how the episode ended",
 )
 def check_full_width(exam: Exam) -> None:
-    """Such a response has the gradient that it has in a wider batch; and its flag is read as that of a shorter one is."""
+    """It has the gradient that it has in a wider batch; and its flag is read as that of a shorter one is."""
     batch = exam.batch
     if not batch.terminated.any():
         raise NotPosed("no response ended by itself")
@@ -130,9 +130,9 @@ def check_full_width(exam: Exam) -> None:
 
     full = narrow.terminated & (narrow.response_lengths == widest)
     shorter = narrow.terminated & (narrow.response_lengths < widest)
-    if shorter.any() and not exam.same(expected, exam.gradient(_cut_off(narrow, shorter))):
-        if exam.same(expected, exam.gradient(_cut_off(narrow, full))):
-            raise Broken("truncating a response matters if it is short, not if it is the longest: it is taken for cut off")
+    reads = shorter.any() and not exam.same(expected, exam.gradient(_cut_off(narrow, shorter)))
+    if reads and exam.same(expected, exam.gradient(_cut_off(narrow, full))):
+        raise Broken("truncating a short response matters, truncating the longest does not: it is taken for cut off")
 
 
 def _cut_off(batch: RolloutBatch, rows: Bools) -> RolloutBatch:
@@ -162,7 +162,9 @@ def check_last_reward(exam: Exam) -> None:
         return
     expected = torch.tensor([0.2 + 0.95 * 0.6, 0.6])
     if not torch.allclose(found[0, :2].float().cpu(), expected, atol=1e-4):
-        raise Broken(f"advantages of two actions and a reward of 1 after them are {_shown(found[0, :2])}, not .7700 .6000")
+        raise Broken(
+            f"advantages of two actions and a reward of 1 after them are {_shown(found[0, :2])}, not .7700 .6000"
+        )
 
 
 def _paid_late(batch: RolloutBatch) -> RolloutBatch:

@@ -1,0 +1,247 @@
+"""Every named variant of GRPO and PPO on two environments, over seeds: what each learns from the same number of tokens.
+
+    python benchmarks/variants.py                                      # all of it: hours on two CPU cores
+    python benchmarks/variants.py --variants grpo ppo --seeds 0        # a part; what is done already is not done again
+    python benchmarks/variants.py --table                              # the table of what is done
+
+The first environment is the main job, ``llmgym/MathReason-v0`` with the shipped model. The second is ``llmgym/Copy-v0``
+with a model of random weights, which must learn to repeat what it is shown. A run is one process with one thread; its
+result is a JSON file in ``--output``, so that a broken series goes on where it stopped. The budget is a number of
+sampled tokens, thrown-away ones included. Accuracies are of held-out problems at temperature 1, the same for all;
+intervals are 95 % over seeds (Student's t).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+T_QUANTILES = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+
+#: Name in the table -> algorithm, preset of GRPO, further options, share of the token budget.
+VARIANTS: dict[str, tuple[str, str | None, dict[str, Any], float]] = {
+    "default": ("grpo", None, {}, 1.0),
+    "grpo": ("grpo", "grpo", {}, 1.0),
+    "grpo, no KL": ("grpo", "grpo", {"kl_coef": 0.0}, 1.0),
+    "grpo, process": ("grpo", "grpo_process", {}, 1.0),
+    "dr_grpo": ("grpo", "dr_grpo", {}, 1.0),
+    "dapo": ("grpo", "dapo", {}, 1.0),
+    "rloo": ("grpo", "rloo", {}, 1.0),
+    "gspo": ("grpo", "gspo", {}, 1.0),
+    "cispo": ("grpo", "cispo", {}, 1.0),
+    "rank": ("grpo", "rank", {}, 1.0),
+    "ppo": ("ppo", None, {}, 1.0),
+    "ppo, 1.5 x tokens": ("ppo", None, {}, 1.5),
+    "ppo, TD": ("ppo", None, {"advantages": "td"}, 1.0),
+    "ppo, separate critic": ("ppo", None, {"critic": "model"}, 1.0),
+    "ppo, step credit": ("ppo", None, {"credit": "step"}, 1.0),
+    "ppo, KL penalty": ("ppo", None, {"policy_loss": "penalty"}, 1.0),
+    "ppo, adaptive lambda": ("ppo", None, {"adaptive_lambda": 0.05}, 1.0),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Task:
+    """An environment, the model that is trained on it, and how much."""
+
+    env: str
+    timesteps: int
+    learning_rate: float
+    max_new_tokens: int
+    env_kwargs: dict[str, Any]
+
+
+#: Held-out problems of each evaluation.
+N_PROBLEMS = 500
+
+TASKS = {
+    "math": Task("llmgym/MathReason-v0", 300_000, 3e-4, 128, {"rewards": {"correctness": 1.0, "format": 0.1}}),
+    "copy": Task("llmgym/Copy-v0", 120_000, 1e-3, 5, {"n_digits": 4, "n_symbols": 5}),
+}
+
+
+@dataclass(frozen=True)
+class Series:
+    """What to run.
+
+    Attributes:
+        tasks: "math", "copy".
+        variants: Names of the table. None: all.
+        seeds: One training each.
+        scale: Factor of the token budgets, for a quick look.
+        jobs: Processes at once, one thread each.
+        output: Folder of the results.
+        table: Show the table of what is done, and run nothing.
+        one: For the program's own use: run this one, as "task/variant/seed".
+    """
+
+    tasks: tuple[str, ...] = ("math", "copy")
+    variants: tuple[str, ...] | None = None
+    seeds: tuple[int, ...] = (0, 1, 2)
+    scale: float = 1.0
+    jobs: int = 2
+    output: Path = Path("runs/variants")
+    table: bool = False
+    one: str | None = None
+
+
+def run_one(task_name: str, variant: str, seed: int, scale: float) -> dict[str, Any]:
+    """Train once; returns what the table needs, and the curve."""
+    import torch
+
+    from llmgym.agents import GRPO, PPO, GRPOConfig, PPOConfig
+
+    torch.set_num_threads(1)
+    task = TASKS[task_name]
+    algorithm, preset, options, share = VARIANTS[variant]
+    common = options | {
+        "seed": seed, "run_dir": None, "learning_rate": task.learning_rate, "max_response_tokens": task.max_new_tokens,
+    }  # fmt: skip
+    if algorithm == "grpo":
+        config: Any = GRPOConfig.preset(preset, **common) if preset else GRPOConfig(**common)
+    else:
+        config = PPOConfig(**common)
+    env_kwargs = dict(task.env_kwargs)
+    if preset == "grpo_process" and "rewards" in env_kwargs:  # copying pays for each digit as it is
+        env_kwargs["rewards"] = env_kwargs["rewards"] | {"process": 0.2}
+    policy: Any = "tiny-reasoner" if task_name == "math" else random_model(seed)
+    agent = {"grpo": GRPO, "ppo": PPO}[algorithm](policy, task.env, config, env_kwargs=env_kwargs)
+    curve: list[tuple[int, float]] = []
+    before = agent.evaluate(N_PROBLEMS)
+    agent.learn(
+        total_timesteps=int(task.timesteps * share * scale),
+        callback=lambda _, metrics: curve.append((metrics["timesteps"], metrics["rollout/return"])),
+        progress_bar=False,
+    )
+    after = agent.evaluate(N_PROBLEMS)
+    return {
+        "task": task_name,
+        "variant": variant,
+        "seed": seed,
+        "before": before.pass_at_1,
+        "after": after.pass_at_1,
+        "length": after.mean_length,
+        "timesteps": agent.n_timesteps,
+        "seconds": agent.train_seconds,
+        "curve": curve,
+    }
+
+
+def random_model(seed: int) -> Any:
+    """A small Llama that knows nothing, with the vocabulary of the copying environment."""
+    import gymnasium as gym
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    vocabulary = gym.make_vec(TASKS["copy"].env, num_envs=1, **TASKS["copy"].env_kwargs).single_action_space.n
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=int(vocabulary),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=64,
+        )
+    )
+
+
+def result_file(series: Series, task: str, variant: str, seed: int) -> Path:
+    """Where the result of one run is, whatever characters its name has."""
+    name = "".join(c if c.isalnum() else "_" for c in variant)
+    scale = "" if series.scale == 1.0 else f"_x{series.scale:g}"
+    return series.output / f"{task}_{name}_{seed}{scale}.json"
+
+
+def run_all(series: Series) -> None:
+    """Run what is not done, ``jobs`` processes at a time."""
+    names = series.variants or tuple(VARIANTS)
+    missing = [
+        (task, variant, seed)
+        for seed in series.seeds  # seed by seed: a series that is broken off has whole columns
+        for task in series.tasks
+        for variant in names
+        if not result_file(series, task, variant, seed).exists()
+    ]
+    series.output.mkdir(parents=True, exist_ok=True)
+    running: dict[subprocess.Popen[bytes], str] = {}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    while missing or running:
+        while missing and len(running) < series.jobs:
+            one = "/".join(map(str, missing.pop(0)))
+            command = [
+                sys.executable,
+                __file__,
+                "--one",
+                one,
+                "--scale",
+                str(series.scale),
+                "--output",
+                str(series.output),
+            ]
+            running[subprocess.Popen(command, env=environment)] = one
+        finished = next(iter(running))
+        for process in running:
+            if process.poll() is not None:
+                finished = process
+        if finished.wait() != 0:
+            raise SystemExit(f"{running[finished]} ended with exit code {finished.returncode}")
+        print("done:", running.pop(finished), flush=True)
+
+
+def table(series: Series) -> str:
+    """What is done, as a table in Markdown."""
+    lines = ["| variant | " + " | ".join(f"{task}: before | after | seeds" for task in series.tasks) + " |"]
+    lines.append("|---" * (1 + 3 * len(series.tasks)) + "|")
+    for variant in series.variants or tuple(VARIANTS):
+        cells = [variant]
+        for task in series.tasks:
+            files = [result_file(series, task, variant, seed) for seed in series.seeds]
+            results = [json.loads(file.read_text()) for file in files if file.exists()]
+            cells.append(mean_and_interval([r["before"] for r in results]).partition(" ")[0])
+            cells.append(mean_and_interval([r["after"] for r in results]))
+            cells.append(" ".join(f"{100 * r['after']:.1f}" for r in results))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def mean_and_interval(values: Sequence[float]) -> str:
+    """In percent; the half width of the 95 % interval of the mean (Student's t)."""
+    import numpy as np
+
+    if not values:
+        return "-"
+    mean = f"{100 * float(np.mean(values)):.1f}"
+    if len(values) < 2:
+        return mean
+    half = T_QUANTILES[len(values) - 1] * float(np.std(values, ddof=1)) / len(values) ** 0.5
+    return f"{mean} ± {100 * half:.1f}"
+
+
+def main() -> None:
+    """Run, then show the table."""
+    series = tyro.cli(Series, description=__doc__)
+    if series.one is not None:
+        task, variant, seed = series.one.split("/")
+        result = run_one(task, variant, int(seed), series.scale)
+        file = result_file(series, task, variant, int(seed))
+        draft = file.with_suffix(".part")
+        draft.write_text(json.dumps(result) + "\n", encoding="utf-8")
+        draft.replace(file)
+        return
+    if not series.table:
+        run_all(series)
+    print(table(series))
+
+
+if __name__ == "__main__":
+    main()
