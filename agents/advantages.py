@@ -385,10 +385,9 @@ def soft_overlong_penalty(lengths: torch.Tensor, *, max_tokens: int, cache_token
 
 
 def _ranks(returns: torch.Tensor) -> torch.Tensor:
-    """``(P, G)`` float: the place of each return in its row's order, from 0; equal returns share their mean place."""
+    """``(P, G)`` float: the place of each return in its row's order, from 1/2; equal returns share their mean place."""
     mine, others = returns[:, :, None], returns[:, None, :]
-    below, equal = (others < mine).sum(dim=2), (others == mine).sum(dim=2)
-    return (below + 0.5 * (equal - 1)).to(returns.dtype)
+    return ((others < mine).sum(dim=2) + 0.5 * (others == mine).sum(dim=2)).to(returns.dtype)
 
 
 def _gae(

@@ -368,6 +368,7 @@ class Policy(TokenDistribution):
         response_lengths: torch.Tensor | None = None,
         allowed: torch.Tensor | None = None,
         with_entropy: bool = False,
+        entropy_gradient: bool = True,
         value_head: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> Scores:
         """Log-probabilities of the response tokens that the policy chose, with gradient; on request, more.
@@ -383,7 +384,8 @@ class Policy(TokenDistribution):
                 ``None``: a response ends with the last token that the policy chose.
             allowed: ``(B, T, ceil(n_actions / 8))`` uint8. The packed sets that the tokens were drawn from (see
                 :attr:`last_allowed`), read inside the mask only. Needed where top-k or top-p is on.
-            with_entropy: Whether to compute the entropy of each distribution too, with gradient.
+            with_entropy: Whether to compute the entropy of each distribution too.
+            entropy_gradient: Whether it carries a gradient; without, it costs less memory.
             value_head: Hidden states ``(n, hidden_size)`` -> values ``(n,)``. ``None``: no values.
 
         Raises:
@@ -415,7 +417,12 @@ class Policy(TokenDistribution):
             )
         tokens = ChosenTokens(reading.hidden, reading.before, chosen, sets)
         logprobs, entropy = score_tokens(
-            self._trunk, self, tokens, with_entropy=with_entropy, max_logits=self.max_logits
+            self._trunk,
+            self,
+            tokens,
+            with_entropy=with_entropy,
+            entropy_gradient=entropy_gradient,
+            max_logits=self.max_logits,
         )
         values, last_values = (None, None) if value_head is None else reading.values(value_head, response_mask)
         return Scores(
@@ -424,3 +431,15 @@ class Policy(TokenDistribution):
             values,
             last_values,
         )
+
+    def values(
+        self, value_head: Callable[[torch.Tensor], torch.Tensor], response_mask: torch.Tensor, **inputs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values ``(B, T)`` and last values ``(B,)`` as in :meth:`logprobs`, without the log-probabilities' cost.
+
+        Args:
+            value_head: As there.
+            response_mask: As there.
+            **inputs: The others of what :meth:`logprobs` reads.
+        """
+        return self._trunk.read(response_mask=response_mask, with_last=True, **inputs).values(value_head, response_mask)

@@ -102,8 +102,11 @@ class PolicyGradientAgent(Agent):
         return data.rewards - kl_coef * penalty.masked_fill(~data.response_mask, 0.0)
 
     def _scores(self, cut: TokenTensors, inputs: Inputs, **options: Any) -> Scores:
-        """Log-probabilities and entropy of a microbatch under the current policy, with gradient."""
-        return self.policy.logprobs(**inputs, allowed=cut.allowed, with_entropy=True, **options)
+        """Log-probabilities and entropy of a microbatch under the current policy, with the gradient that is wanted."""
+        gradient = self.config.ent_coef > 0
+        return self.policy.logprobs(
+            **inputs, allowed=cut.allowed, with_entropy=True, entropy_gradient=gradient, **options
+        )
 
     def _regularised(
         self, surrogate: torch.Tensor, scores: Scores, cut: TokenTensors, kl_coef: float, metrics: StepMetrics

@@ -263,19 +263,17 @@ class PPO(PolicyGradientAgent):
     def _old_values(self, data: RolloutTensors) -> torch.Tensor:
         """Fill in the values of the states that tokens were chosen in; returns those of the last states ``(B,)``."""
         last_values = torch.zeros(len(data.batch), device=data.device)
-        for part, cut, inputs in without_gradient(self.critic or self.policy, data, self._microbatch_tokens):
-            values, last = self._values(cut, inputs)
+        for part, _, inputs in without_gradient(self.critic or self.policy, data, self._microbatch_tokens):
+            values, last = self._values(inputs)
             data.values[part.rows, : part.width], last_values[part.rows] = values, last
         return last_values
 
-    def _values(self, cut: TokenTensors, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
+    def _values(self, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
         """``(b, T)`` and ``(b,)``: what the critic says of a microbatch."""
         if self.critic is not None:
             return self.critic.values(**inputs)
-        scores = self.policy.logprobs(**inputs, allowed=cut.allowed, value_head=self.value_head)
-        assert scores.values is not None
-        assert scores.last_values is not None
-        return scores.values, scores.last_values
+        assert self.value_head is not None
+        return self.policy.values(self.value_head, **inputs)
 
     # -- 4. to 6. critic and policy, for k epochs --------------------------------------------------------------------
 
@@ -310,7 +308,7 @@ class PPO(PolicyGradientAgent):
 
         def value_loss(cut: TokenTensors, inputs: Inputs) -> torch.Tensor:
             """This microbatch's share of the critic's loss, for a model apart."""
-            values, _ = self._values(cut, inputs)
+            values, _ = self._values(inputs)
             return self._value_share(values, cut, sizes, metrics)
 
         metrics.begin()

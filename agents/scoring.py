@@ -62,7 +62,13 @@ class ChosenTokens(NamedTuple):
 
 
 def score_tokens(
-    trunk: Trunk, distribution: TokenDistribution, tokens: ChosenTokens, *, with_entropy: bool, max_logits: int
+    trunk: Trunk,
+    distribution: TokenDistribution,
+    tokens: ChosenTokens,
+    *,
+    with_entropy: bool,
+    entropy_gradient: bool,
+    max_logits: int,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Log-probabilities and entropies ``(n,)`` float32, with gradient, never more than ``max_logits`` logits at once.
 
@@ -71,6 +77,7 @@ def score_tokens(
         distribution: Shapes them.
         tokens: What to score.
         with_entropy: Whether to compute the entropy too; ``None`` is returned instead.
+        entropy_gradient: Whether it carries a gradient, whose graph costs as much memory as the logits.
         max_logits: Numbers in the logits of one chunk; a chunk has one token at least.
     """
 
@@ -80,7 +87,10 @@ def score_tokens(
             logits = logits.masked_fill(~unpack_sets(part.allowed, logits.shape[1]), float("-inf"))
         flat = logits.log_softmax(-1)
         chosen = flat.gather(1, part.chosen.unsqueeze(1))[:, 0]
-        return chosen, categorical_entropy(flat) if with_entropy else None
+        if not with_entropy:
+            return chosen, None
+        with torch.set_grad_enabled(torch.is_grad_enabled() and entropy_gradient):
+            return chosen, categorical_entropy(flat)
 
     chunks = tokens.split(max(1, max_logits // trunk.vocab_size))
     if len(chunks) == 1:

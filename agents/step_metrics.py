@@ -60,8 +60,7 @@ class StepMetrics:
     def end(self, **others: float) -> dict[str, float]:
         """The step is over. Returns its means, ``others`` included."""
         step = {
-            name: self.mean_so_far(name) if name in self._counts else float(total)
-            for name, total in self._sums.items()
+            name: self.mean_so_far(name) if name in self._counts else float(total) for name, total in self._sums.items()
         } | others
         for name, value in step.items():
             self._steps.setdefault(name, []).append(value)

@@ -46,11 +46,13 @@ class Size:
 
     Attributes:
         config: Of the model.
+        n_prompt_tokens: Tokens of each prompt.
         n_response_tokens: Tokens of each response.
         max_logits: Numbers in the logits of a chunk; ``None``: the policy's own choice.
     """
 
     config: dict[str, Any]
+    n_prompt_tokens: int
     n_response_tokens: int
     max_logits: int | None
 
@@ -70,15 +72,16 @@ SIZES = {
             "rms_norm_eps": 1e-6,
             "tie_word_embeddings": True,
         },
+        n_prompt_tokens=128,
         n_response_tokens=512,
         max_logits=None,
     ),
     "tiny": Size(
         {
-            "vocab_size": 2_000,
+            "vocab_size": 1_000,
             "hidden_size": 56,
             "intermediate_size": 304,
-            "num_hidden_layers": 4,
+            "num_hidden_layers": 3,
             "num_attention_heads": 14,
             "num_key_value_heads": 2,
             "max_position_embeddings": 1024,
@@ -86,7 +89,8 @@ SIZES = {
             "rms_norm_eps": 1e-6,
             "tie_word_embeddings": True,
         },
-        n_response_tokens=32,
+        n_prompt_tokens=16,
+        n_response_tokens=16,
         max_logits=2**15,
     ),
 }
@@ -104,7 +108,6 @@ class GPUMemory:
         critic: PPO's critic: "head" on the policy's trunk, or "model" of its own.
         group_size: Responses to each prompt.
         n_prompts: Prompts of the update.
-        prompt_tokens: Tokens of each prompt.
         microbatch_tokens: Padded tokens in one forward pass. None: all responses to one prompt.
         lora_rank: Of the rows with LoRA.
         output: A file for the table, in Markdown. None: it is only printed.
@@ -117,9 +120,8 @@ class GPUMemory:
     critic: Literal["head", "model"] = "head"
     group_size: int = 16
     n_prompts: int = 2
-    prompt_tokens: int = 128
     microbatch_tokens: int | None = None
-    lora_rank: int = 32
+    lora_rank: int = 16
     output: Path | None = None
 
 
@@ -170,7 +172,7 @@ def make_agent(options: GPUMemory, algorithm: str, *, lora: bool, checkpointing:
         policy.max_logits = sys.maxsize
 
     def make_env() -> FixedLengthEnv:
-        return FixedLengthEnv(size.config["vocab_size"], options.prompt_tokens, size.n_response_tokens)
+        return FixedLengthEnv(size.config["vocab_size"], size.n_prompt_tokens, size.n_response_tokens)
 
     envs = SyncVectorEnv([make_env] * options.group_size * options.n_prompts, autoreset_mode=AutoresetMode.SAME_STEP)
     settings: dict[str, Any] = {
@@ -314,7 +316,7 @@ def main(options: GPUMemory) -> None:
         n_parameters = sum(p.numel() for p in Qwen2ForCausalLM(Qwen2Config(**size.config)).parameters())
     where = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
     print(
-        f"{n_parameters / 1e6:,.1f} M parameters on {where}; {options.n_prompts} prompts of {options.prompt_tokens} "
+        f"{n_parameters / 1e6:,.1f} M parameters on {where}; {options.n_prompts} prompts of {size.n_prompt_tokens} "
         f"tokens, {options.group_size} responses of {size.n_response_tokens} tokens to each\n"
     )
     lines = table(options)

@@ -32,6 +32,7 @@ import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
+from transformers.utils import logging
 
 from llmgym.agents.agent import Agent
 from llmgym.agents.checkpoints import checkpoint_folder, list_checkpoints, read_settings, read_state
@@ -40,6 +41,9 @@ from llmgym.agents.training import algorithm_class
 
 #: What takes time and differs from run to run, and the name of the run.
 NOT_COMPARED = ("seconds", "run")
+
+#: Tokens that an iteration of 24 responses has, about.
+TOKENS = 300
 
 #: Options of both algorithms: small enough for a life of a second, several epochs and minibatches.
 OPTIONS: dict[str, Any] = {
@@ -92,6 +96,7 @@ class Lives:
 
 def live(algorithm: str, run_dir: Path, iterations: int, seed: int) -> None:
     """Begin the run, or go on with it, until it is over; tell standard output what is going on."""
+    logging.disable_progress_bar()
     agent_class = algorithm_class(algorithm)
     if list_checkpoints(run_dir):
         agent = agent_class.load(run_dir)
@@ -101,7 +106,7 @@ def live(algorithm: str, run_dir: Path, iterations: int, seed: int) -> None:
         options = {**OPTIONS, **OWN_OPTIONS[algorithm], "seed": seed, "run_dir": str(run_dir)}
         agent = agent_class("tiny-reasoner", "llmgym/MathReason-v0", env_kwargs={"max_new_tokens": 32}, **options)
         tell_moments(agent)
-        agent.learn(total_timesteps=iterations * 24 * 20, progress_bar=False)
+        agent.learn(total_timesteps=iterations * TOKENS, progress_bar=False)
 
 
 def tell_moments(agent: Agent) -> None:

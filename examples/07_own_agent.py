@@ -46,7 +46,7 @@ def main(n_iterations: int = N_ITERATIONS) -> list[float]:
             [row[a:b] for row, a, b in zip(ids, prompt_lengths, lengths, strict=True)], batch_first=True
         )
         mask = torch.arange(responses.shape[1]) < torch.from_numpy(lengths - prompt_lengths)[:, None]
-        logprobs, _ = policy.logprobs(prompts, torch.from_numpy(prompt_lengths), responses, mask)
+        logprobs = policy.logprobs(prompts, torch.from_numpy(prompt_lengths), responses, mask).logprobs
         loss = -(advantages * logprobs.sum(dim=1)).mean()
         optimizer.zero_grad()
         loss.backward()

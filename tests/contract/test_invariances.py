@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import json
 import pickle
 import re
@@ -19,10 +21,11 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 torch = pytest.importorskip("torch")
 
+from llmgym import testing  # noqa: E402
 from llmgym.agents.agent import Agent  # noqa: E402
-from llmgym.agents.grpo import GRPO, GRPOConfig  # noqa: E402
+from llmgym.agents.grpo import GRPO  # noqa: E402
 from llmgym.agents.policies import Policy  # noqa: E402
-from llmgym.agents.ppo import PPO, PPOConfig  # noqa: E402
+from llmgym.agents.ppo import PPO  # noqa: E402
 from llmgym.errors import InvalidOptionError  # noqa: E402
 from llmgym.testing import invariances as battery  # noqa: E402
 from llmgym.testing.invariances import (  # noqa: E402
@@ -66,13 +69,13 @@ class TurnsEnv(EchoEnv):
 
 
 def turns_envs(reward: Callable[..., float] | None = None) -> SyncVectorEnv:
-    return SyncVectorEnv([lambda: TurnsEnv(reward)] * 16, autoreset_mode=AutoresetMode.SAME_STEP)
+    return SyncVectorEnv([lambda: TurnsEnv(reward)] * 12, autoreset_mode=AutoresetMode.SAME_STEP)
 
 
 def adapter(kind: type[Agent], **options: Any) -> AgentTrainer:
-    """Four problems with four responses each."""
+    """Three problems with four responses each."""
     sizes = {"group_size": 4} if kind is GRPO else {"responses_per_problem": 4}
-    base = kind.config_class(problems_per_iteration=4, **sizes, **options)  # type: ignore[call-arg]
+    base = kind.config_class(problems_per_iteration=3, n_minibatches=1, **sizes, **options)  # type: ignore[call-arg]
 
     def make(**overrides: Any) -> Agent:
         return kind(copy.deepcopy(MODEL), turns_envs(), base, **overrides)
@@ -316,7 +319,7 @@ class SwallowsErrors(PlainTrainer):
     def asked(self, reward: Any, prompt: Any, response: Any) -> float:
         try:
             return float(reward(prompt, response))
-        except Exception:
+        except Exception:  # noqa: BLE001 (the bug)
             return 0.0
 
 
@@ -429,3 +432,153 @@ def test_every_invariance_has_a_trainer_that_breaks_it() -> None:
     assert {name for name, *_ in BROKEN} == set(INVARIANCES)
     for name in INVARIANCES:
         assert getattr(battery, f"check_{name}") is INVARIANCES[name].check
+
+
+# -- the battery itself ------------------------------------------------------------------------------------------------
+
+
+class GradientAlone(PlainTrainer):
+    """The least that an adapter can offer."""
+
+    logprobs = TrainerAdapter.logprobs
+    sample = TrainerAdapter.sample
+    first_ratio_error = TrainerAdapter.first_ratio_error
+    advantages = TrainerAdapter.advantages
+    packed_gradient = TrainerAdapter.packed_gradient
+    learning_rates = TrainerAdapter.learning_rates
+    mean_normalised = False
+
+
+def test_what_an_adapter_does_not_offer_is_not_passed() -> None:
+    trainer = GradientAlone()
+    report = check_trainer(trainer)
+    assert report.passed, str(report)
+    reasons = {result.name: result.reason for result in report.not_posed}
+    missing = {"packing": "packed_gradient", "learning_rates": "learning_rates", "first_ratio": "sample"}
+    missing |= {"gae_over_turns": "advantages"} | dict.fromkeys(
+        ("sampler_agrees", "sampled_frequencies", "reward_errors"), "sample"
+    )
+    assert set(reasons) == {*missing, "repetition"}
+    for name, method in missing.items():
+        assert f"no `{method}`" in reasons[name]
+    assert "a sum" in reasons["repetition"]
+    trainer.end_token = None
+    with pytest.raises(NotPosed, match="no end token"):
+        battery.check_end_token(trainer)
+
+
+def test_questions_without_a_case_are_not_posed() -> None:
+    """Nothing passes that was not asked."""
+
+    class Given(PlainTrainer):
+        def batch(self) -> Any:
+            return given
+
+    given = make_batch([Episode([3, 4], [5, 6, 7], [0.0, 0.0, 0.5], terminated=False)] * 4, group_size=4)
+    for name in ("end_token", "full_width", "environment_text"):
+        with pytest.raises(NotPosed, match="no response"):
+            INVARIANCES[name].check(Given())
+    given = make_batch([Episode([3, 4], [5, END], [0.0, 0.5])] * 4, group_size=4)
+    with pytest.raises(NotPosed, match="two different responses"):
+        battery.check_end_token(Given())
+    given = make_batch([Episode([3, 4], [5, END], [0.0, 0.5])] * 4)
+    with pytest.raises(NotPosed, match="one response to each prompt"):
+        battery.check_equal_returns(Given())
+    with pytest.raises(NotPosed, match="see `signal`"):
+        battery.check_row_order(NothingToLearn())
+    trainer = PlainTrainer()
+    trainer.vocab_size = 50_000
+    with pytest.raises(NotPosed, match="vocabulary of 50000"):
+        battery.check_sampled_frequencies(trainer)
+
+
+def test_an_error_where_none_is_called_for_is_a_finding() -> None:
+    class Breaks(PlainTrainer):
+        def mask(self, batch: Any) -> Any:
+            if batch.prompt_ids.shape[1] > 5:
+                raise RuntimeError("too wide")
+            return super().mask(batch)
+
+    report = check_trainer(Breaks(), only=["padding", "row_order"])
+    assert report["padding"].reason == "raised RuntimeError: too wide"
+    assert report.findings == (report["padding"],)
+    assert report["row_order"].verdict is Verdict.PASS
+    with pytest.raises(KeyError):
+        report["signal"]
+    with pytest.raises(InvalidOptionError, match="Did you mean 'padding'"):
+        check_trainer(PlainTrainer(), only=["paddin"])
+
+
+def test_a_report_says_what_was_seen_and_where_it_usually_comes_from() -> None:
+    trainer = MeanByMicrobatch("critic")
+    trainer.name = "mine"
+    report = check_trainer(trainer, only=["microbatches", "padding", "gae_over_turns"])
+    text = str(report)
+    assert text.startswith(
+        "mine\n\nmicrobatches    finding  a split into microbatches of 1 token changes the gradient of"
+    )
+    assert "of the critic (of critic." in text
+    assert "the usual bug: a mean taken over each microbatch" in text
+    assert text.endswith("\n1 finding: microbatches")
+    plain = json.loads(json.dumps(report.to_dict()))
+    assert plain["findings"] == ["microbatches"]
+    assert [result["verdict"] for result in plain["results"]] == ["finding", "pass", "pass"]
+    error = pickle.loads(pickle.dumps(InvarianceError("padding", "it moves", "a mask")))
+    assert (error.name, error.trouble, error.bug) == ("padding", "it moves", "a mask")
+    assert str(error) == "padding: it moves. The usual bug: a mask."
+    assert isinstance(error, AssertionError)
+
+
+def test_a_random_batch_poses_every_question() -> None:
+    batch = random_batch(9, END)
+    within = np.arange(batch.response_ids.shape[1]) < batch.response_lengths[:, None]
+    assert (within & ~batch.response_mask).any()
+    full = batch.response_lengths == batch.response_ids.shape[1]
+    assert (full & batch.terminated).any()
+    assert (full & batch.truncated).any()
+    assert (~full & batch.terminated).any()
+    last = batch.response_ids[np.arange(len(batch)), batch.response_lengths - 1]
+    assert ((last == END) == batch.terminated).all()
+    assert batch.step_index is not None
+    assert batch.step_index.max() == 2
+    assert (batch.step_index[~batch.response_mask] == 0).all()
+    assert len(set(batch.prompt_lengths)) == 4
+    again = random_batch(9, END)
+    assert np.array_equal(batch.response_ids, again.response_ids)
+    assert not np.array_equal(batch.response_ids, random_batch(9, END, seed=1).response_ids)
+
+
+def test_episodes_that_make_no_batch_are_refused() -> None:
+    with pytest.raises(ValueError, match="groups of 2, actual: 1"):
+        make_batch([Episode([3], [4], [0.0])], group_size=2)
+    with pytest.raises(ValueError, match="Expected 2 rewards.*actual: 1"):
+        make_batch([Episode([3], [4, 5], [0.0])])
+
+
+def test_importing_the_kit_loads_no_torch() -> None:
+    code = "import sys, llmgym.testing as kit; print('torch' in sys.modules, 'check_trainer' in dir(kit))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False True\n"
+    with pytest.raises(AttributeError, match="no attribute 'chek_trainer'"):
+        _ = testing.chek_trainer
+    assert all(getattr(testing, name) is not None for name in testing.__all__)
+
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "invariances.md"
+
+
+def test_the_page_names_every_invariance() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| [A-Z]", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(rows) == sorted(INVARIANCES)
+
+
+def test_the_examples_of_the_page_print_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 2
+    names: dict[str, Any] = {"__name__": "page"}
+    for code, printed in blocks:
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output):
+            exec(compile(code, "docs/invariances.md", "exec"), names)
+        assert output.getvalue() == printed

@@ -89,11 +89,12 @@ def test_group_advantages_refuse_what_cannot_work() -> None:
         group_advantages(torch.zeros(3, 1))
     with pytest.raises(ValueError, match=r"\(P, G\).*\(4,\)"):
         group_advantages(torch.zeros(4))
-    with pytest.raises(ValueError, match="z_score.*'median'"):
-        group_advantages(torch.zeros(3, 2), normalization="median")
+    for normalization in ("", "median", "zzz"):
+        with pytest.raises(ValueError, match=f"z_score.*actual: {normalization!r}"):
+            group_advantages(torch.zeros(3, 2), normalization=normalization)
     for bad in (NAN, math.inf):
-        with pytest.raises(ValueError, match=f"actual: {bad} for response 2 to problem 1"):
-            group_advantages(tensor([0.0, 1.0, 2.0], [0.0, 1.0, bad]))
+        with pytest.raises(ValueError, match=f"actual: {bad} for response 2 to problem 1"):  # the first of them
+            group_advantages(tensor([0.0, 1.0, 2.0], [0.0, 1.0, bad], [-bad, 0.0, 0.0]))
     assert group_advantages(torch.tensor([[0.0, 2.0]]), normalization="mean").tolist() == [[-1.0, 1.0]]  # G = 2 will do
 
 
@@ -223,22 +224,35 @@ def test_rewards_of_actions_by_hand() -> None:
     assert np.array_equal(rewards_of_actions(rewards, mask), expected, equal_nan=True)
 
 
-@pytest.mark.parametrize("row", [[False, True, True, False], [False] * 4])
+@pytest.mark.parametrize("row", [[False, False, True, False], [False] * 4])
 def test_a_reward_before_the_first_action_is_an_error(row: list[bool]) -> None:
-    mask, steps = torch.tensor([[True] * 4, row]), torch.zeros(2, 4, dtype=torch.int64)
-    rewards, values, last = torch.zeros(2, 4), torch.zeros(2, 4), torch.zeros(2)
+    mask, steps = torch.tensor([[True] * 4, row, row]), torch.zeros(3, 4, dtype=torch.int64)
+    rewards, values, last = torch.zeros(3, 4), torch.zeros(3, 4), torch.zeros(3)
     for nothing in (0.0, NAN):
-        rewards[1, 0] = nothing
+        rewards[1, 1] = nothing
         assert not gae(rewards, values, last, mask, gamma=1.0, gae_lambda=1.0)[0].any()
-    rewards[1, 0] = -0.5
-    for call in (
-        lambda: rewards_of_actions(rewards, mask),
-        lambda: gae(rewards, values, last, mask, gamma=1.0, gae_lambda=1.0),
-        lambda: step_gae(rewards, values, last, mask, steps, gamma=1.0, gae_lambda=1.0),
-        lambda: process_advantages(rewards, mask, steps, group_size=2),
+    for paid in (-0.5, 0.5):
+        rewards[1, 1], rewards[2, 0] = paid, 7.0  # the first of them is named
+        for call in (
+            lambda: rewards_of_actions(rewards, mask),
+            lambda: gae(rewards, values, last, mask, gamma=1.0, gae_lambda=1.0),
+            lambda: step_gae(rewards, values, last, mask, steps, gamma=1.0, gae_lambda=1.0),
+            lambda: process_advantages(rewards, mask, steps, group_size=3),
+        ):
+            with pytest.raises(ValueError, match=f"first token.*actual: {paid} in row 1 at place 1"):
+                call()
+
+
+def test_responses_of_one_token_or_none() -> None:
+    mask, x, steps = torch.tensor([[True], [False]]), tensor([0.5], [NAN]), torch.zeros(2, 1, dtype=torch.int64)
+    last = torch.tensor([2.0, NAN], dtype=D)
+    assert rewards_of_actions(x, mask).tolist() == [[0.5], [0.0]]
+    for one in (
+        gae(x, x, last, mask, gamma=0.5, gae_lambda=0.5),
+        step_gae(x, x, last, mask, steps, gamma=0.5, gae_lambda=0.5),
     ):
-        with pytest.raises(ValueError, match=r"first token.*actual: -0.5 in row 1 at place 0"):
-            call()
+        assert [part.tolist() for part in one] == [[[1.0], [0.0]], [[1.5], [0.0]]]
+    assert process_advantages(x, mask, steps, group_size=2).tolist() == [[0.0], [0.0]]
 
 
 def test_masked_nan_poisons_no_advantage() -> None:
@@ -378,7 +392,7 @@ def test_step_gae_against_collapsed_responses() -> None:
             assert (advantages[b, t].item(), returns[b, t].item()) == pytest.approx(wanted, abs=1e-12)
 
 
-@pytest.mark.parametrize(("steps", "said"), [([0, 1, 0, 1], "0 in row 0 at place 2 after 1"), ([-1, 0, 0, 1], "-1 in")])
+@pytest.mark.parametrize(("steps", "said"), [([0, 2, 1, 0], "1 in row 0 at place 2 after 2"), ([-1, 0, 0, 1], "-1 in")])
 def test_steps_must_not_fall(steps: list[int], said: str) -> None:
     x, mask = torch.zeros(1, 4), torch.ones(1, 4, dtype=torch.bool)
     with pytest.raises(ValueError, match=f"actual: {said}"):
@@ -427,6 +441,7 @@ def test_process_advantages_without_spread_are_zero() -> None:
     rewards, steps = torch.full((2, 3), 0.1), torch.arange(3).repeat(2, 1)
     rewards = torch.cat([rewards, torch.eye(3)[:2]])  # the second group does spread
     mask = torch.ones(4, 3, dtype=torch.bool)
+    rewards[0, 2], mask[0, 2], mask[2, 2] = 0.0, False, False
     advantages = process_advantages(rewards, mask, steps.repeat(2, 1), group_size=2, epsilon=0.0)
     assert not advantages[:2].any() and advantages[2:].any() and advantages.isfinite().all()
 

@@ -57,9 +57,11 @@ def test_masking_the_loss_alone_is_too_late() -> None:
     assert values.grad.tolist() == [[2.0, 0.0]]
 
 
-def test_an_empty_mask_gives_zero() -> None:
+def test_masks_with_one_token_or_none() -> None:
     assert masked_mean(tensor([1.0]), torch.tensor([[False]])).item() == 0.0
     assert masked_mean(tensor([1.0], [4.0]), torch.tensor([[False], [True]]), dim=1).tolist() == [0.0, 4.0]
+    one = {"n_sequences": 1, "n_tokens": 1, "max_tokens": 1}
+    assert average_tokens(tensor([3.0]), torch.tensor([[True]]), how="token", **one).item() == 3.0
     nothing = {"n_sequences": 1, "n_tokens": 0, "max_tokens": 1}
     assert average_tokens(tensor([1.0]), torch.tensor([[False]]), how="token", **nothing).item() == 0.0
 
@@ -69,8 +71,9 @@ def test_averages_by_hand() -> None:
     assert average_tokens(values, MASK, how="sequence", **SIZES).item() == (3.0 + 10.0) / 2
     assert average_tokens(values, MASK, how="token", **SIZES).item() == 19.0 / 4
     assert average_tokens(values, MASK, how="constant", **SIZES).item() == 19.0 / 10
-    with pytest.raises(ValueError, match="sequence"):
-        average_tokens(values, MASK, how="mean", **SIZES)
+    for how in ("", "mean", "zzz"):
+        with pytest.raises(ValueError, match=f'"sequence", "token" or "constant", actual: {how!r}'):
+            average_tokens(values, MASK, how=how, **SIZES)
 
 
 @pytest.mark.parametrize("how", ["sequence", "token", "constant"])

@@ -271,5 +271,5 @@ def _per_token(batch: RolloutBatch) -> dict[str, Any]:
     return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray) and array.ndim > 1}
 
 
-def _wider(values: npt.NDArray[Any], n: int) -> npt.NDArray[Any]:
+def _wider(values: npt.NDArray[Any], n: int) -> Any:
     return np.pad(values, ((0, 0), (0, n), *((0, 0),) * (values.ndim - 2)))
