@@ -24,12 +24,12 @@ for _package in ("torch", "transformers", "safetensors"):
         raise missing_extra(_package, "agents")
 
 if TYPE_CHECKING:
-    from llmgym.agents.evaluation import Evaluation, evaluate
     from llmgym.agents.agent import Agent
     from llmgym.agents.config import AgentConfig
+    from llmgym.agents.evaluation import Evaluation, evaluate
     from llmgym.agents.grpo import GRPO, GRPOConfig
-    from llmgym.agents.ppo import PPO, PPOConfig
     from llmgym.agents.policies import Policy
+    from llmgym.agents.ppo import PPO, PPOConfig
     from llmgym.agents.rollouts import RolloutBatch, collect
 
 __all__ = [

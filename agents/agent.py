@@ -36,6 +36,7 @@ from llmgym.agents.interrupts import StopSignals, exit_code
 from llmgym.agents.live_view import progress_line
 from llmgym.agents.metrics import RunLog
 from llmgym.agents.optimizers import MixedPrecisionAdamW
+from llmgym.agents.parts import align, buffers, part_state, put_buffers, with_state
 from llmgym.agents.policies import Policy
 from llmgym.agents.rollout_batches import RolloutBatch
 from llmgym.agents.rollout_metrics import check_losses, check_rewards, rollout_metrics
@@ -195,7 +196,7 @@ class Agent:
         """
         self.set_budget(total_timesteps, max_seconds)
         self.stopped_by = None
-        with StopSignals() as signals, progress_line(progress_bar) as show:
+        with self.run, StopSignals() as signals, progress_line(progress_bar) as show:
             self._checkpoint()  # from the very start there is something to go on from
             while (share := self.budget_spent) < 1.0:
                 try:
@@ -209,7 +210,6 @@ class Agent:
                 if self.n_iterations % self.config.checkpoint_every == 0:
                     self._checkpoint()
             self._checkpoint()
-        self.log.close()
         if signals.received is not None:
             self._stop(signals.received)
         return self
@@ -403,13 +403,15 @@ class Agent:
                 "Expected `env`, actual: None, and the saved agent had an environment without an id. Pass one."
             )
         env_kwargs = saved["env_kwargs"] if chosen == saved["env"] else {}
+        state = read_state(source)
         with quiet():
             policy = Policy.load(source, device=_device(saved["device"]), dtype=getattr(torch, saved["dtype"]))
+        put_buffers(policy.model, state["buffers"])  # before the agent copies the model
         # The adapters are in the policy already.
         agent = cls(policy, chosen, replace(config, lora_rank=None, lora_alpha=None), env_kwargs=env_kwargs)
         agent.config = config
         agent._set_forbidden({int(token): after for token, after in saved["forbidden"].items()})
-        agent._restore(source, overrides)
+        agent._restore(state, source, overrides)
         agent.run_options = saved["run_options"]
         if run_dir is not None and "run_dir" not in overrides:
             agent.run.go_on(run_dir, saved["run"], saved["log"], (agent.n_iterations, agent.budget))
@@ -426,9 +428,8 @@ class Agent:
                 "with the version of llmgym that wrote it."
             ) from error
 
-    def _restore(self, source: Path, overrides: Mapping[str, Any]) -> None:
-        """Take over the training state in a folder, but for what the caller wants otherwise."""
-        state = read_state(source)
+    def _restore(self, state: dict[str, Any], source: Path, overrides: Mapping[str, Any]) -> None:
+        """Take over a training state, but for what the caller wants otherwise."""
         try:
             if "seed" in overrides:
                 del state["rng"], state["generator"]
@@ -455,7 +456,8 @@ class Agent:
             "rng": self._rng.bit_generator.state,
             "generator": self.policy.generator.get_state(),
             "alarms": self.alarms.state_dict(),
-            "parts": {name: self._state_of(getattr(self, name)) for name in self.kept},
+            "buffers": buffers(self.policy.model),
+            "parts": {name: part_state(getattr(self, name), adapters=self.policy.has_adapters) for name in self.kept},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -468,23 +470,9 @@ class Agent:
         if "generator" in state:
             self.policy.generator.set_state(state["generator"])
         self.alarms.load_state_dict(state["alarms"])
+        put_buffers(self.policy.model, state["buffers"])
         for name, saved in state["parts"].items():
-            part = getattr(self, name)
-            if isinstance(part, Policy) and saved is not None:
-                part.model.load_state_dict(saved)
-            elif hasattr(part, "load_state_dict") and saved is not None:
-                part.load_state_dict(saved)
-            elif not hasattr(part, "load_state_dict") and not isinstance(saved, dict):
-                setattr(self, name, saved)
-
-    def _state_of(self, part: Any) -> Any:
-        if isinstance(part, Policy):  # a reference; beneath adapters it is the model that they were put on
-            return None if self.policy.has_adapters else part.model.state_dict()
-        if hasattr(part, "state_dict"):
-            return part.state_dict()
-        if part is None or type(part) in (bool, int, float, str):
-            return part
-        raise TypeError(f"Expected what is kept to have a state_dict or to be a plain value, actual: {part!r}.")
+            setattr(self, name, with_state(getattr(self, name), saved))
 
     def _settings(self) -> dict[str, Any]:
         """What a person, and :meth:`load`, want to know of the agent: plain JSON values."""
@@ -521,17 +509,6 @@ class Agent:
                     f"Expected a field of {cls.config_class.__name__} ({', '.join(known)}), actual: {name!r}."
                 )
         return dict(overrides)
-
-
-def align(model: torch.nn.Module) -> None:
-    """Move weights to addresses that are multiples of 64 bytes, where they are not.
-
-    Where safetensors puts them depends on the length of a file's header, and matrix products may round differently for
-    other alignments: a resumed run would drift from an unbroken one.
-    """
-    for parameter in model.parameters():
-        if parameter.data_ptr() % 64:
-            parameter.data = parameter.data.clone()
 
 
 def _device(kind: str) -> str | None:

@@ -118,7 +118,7 @@ class GRPOConfig(PolicyGradientConfig):
                     'the budget of new tokens (overlong="penalty" needs it)' if reach is None else ">= 1",
                 ),
                 "overlong_tokens": (
-                    1 <= self.overlong_tokens and (self.overlong != "penalty" or self.overlong_tokens <= (reach or 0)),
+                    self.overlong_tokens >= 1 and (self.overlong != "penalty" or self.overlong_tokens <= (reach or 0)),
                     f"in [1, max_response_tokens={reach}]",
                 ),
                 "importance_cap": (self.importance_cap is None or self.importance_cap > 0, "> 0"),

@@ -58,8 +58,8 @@ class PPOConfig(PolicyGradientConfig):
     :class:`~llmgym.agents.config.AgentConfig`.
 
     Attributes:
-        problems_per_iteration: Problems posed before each update. More: steadier gradient. Usual: 64 to 1024.
-        responses_per_problem: Responses to each. More: the critic sees a problem's spread. Usual: 1; 16 in VAPO.
+        problems_per_iteration: Problems posed before each update. More: steadier gradient. Usual: 32 to 1024.
+        responses_per_problem: Responses to each, whose prompt is computed once. Usual: 1; 16 in VAPO.
         n_epochs: Passes over a roll-out (k). More: each roll-out is used more, off-policy. Usual: 1 to 4.
         target_kl: The epochs end when KL(old, current) of a minibatch exceeds 1.5 times this many nats a token, before
             that step is taken. None: never. Usual: 0.01 to 0.05.
@@ -88,8 +88,8 @@ class PPOConfig(PolicyGradientConfig):
     """
 
     run_dir: str | None = "runs/ppo"
-    problems_per_iteration: int = 256
-    responses_per_problem: int = 1
+    problems_per_iteration: int = 64
+    responses_per_problem: int = 4
     n_epochs: int = 2
     target_kl: float | None = None
     advantages: Literal["gae", "td"] = "gae"

@@ -23,8 +23,8 @@ except ImportError:  # Windows: no lock
 #: Locked while a process writes to the folder. The lock ends with the process, however that ends.
 LOCK_FILE = "run.lock"
 
-#: Folders that this process has locked. Such a lock does not hold against the process itself, and ends when it closes
-#: the file a second time: so it is asked for once.
+#: Folders that this process has locked, and the open file. Such a lock does not hold against the process itself, and
+#: ends when the process opens and closes the file once more: so it is asked for once.
 _held: dict[Path, int] = {}
 
 
@@ -32,7 +32,7 @@ def claim_new(wanted: Path) -> Path:
     """A folder for a new run: ``wanted``, or the next free name beside it (``-2``, ``-3``, ...) if that holds a run."""
     for number in count(1):
         path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
-        if path.resolve() in _held or _holds_something(path):
+        if _is_held(path) or _holds_something(path):
             continue
         path.mkdir(parents=True, exist_ok=True)
         if _lock(path) and not _holds_something(path):  # otherwise another process was faster
@@ -54,6 +54,13 @@ def claim_again(path: Path) -> None:
     clear_up(path)
 
 
+def release(path: Path) -> None:
+    """Let other processes go on with the run in ``path``."""
+    descriptor = _held.pop(path.resolve(), None)
+    if descriptor is not None:
+        os.close(descriptor)
+
+
 def _holds_something(path: Path) -> bool:
     kept = (path / LOG_FILE, path / AGENT_FILE, path / CHECKPOINTS, aside(path))
     return path.is_file() or any(entry.exists() for entry in kept)
@@ -61,8 +68,7 @@ def _holds_something(path: Path) -> bool:
 
 def _lock(path: Path) -> bool:
     """Whether this process has the folder now."""
-    key = path.resolve()
-    if fcntl is None or key in _held:
+    if fcntl is None or _is_held(path):
         return True
     descriptor = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -73,5 +79,17 @@ def _lock(path: Path) -> bool:
             os.close(descriptor)
             return False
         # A file system without locks: the run goes on without.
-    _held[key] = descriptor
+    _held[path.resolve()] = descriptor
     return True
+
+
+def _is_held(path: Path) -> bool:
+    """Whether this process has locked the folder; one that was deleted and made anew is another one."""
+    descriptor = _held.get(path.resolve())
+    if descriptor is None:
+        return False
+    file = path / LOCK_FILE
+    if file.exists() and os.path.samestat(os.fstat(descriptor), file.stat()):
+        return True
+    release(path)
+    return False

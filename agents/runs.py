@@ -10,7 +10,8 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from llmgym.agents.checkpoints import (
     checkpoint_folder,
@@ -20,7 +21,7 @@ from llmgym.agents.checkpoints import (
     write_checkpoint,
 )
 from llmgym.agents.metrics import RunLog
-from llmgym.agents.run_folders import claim_again, claim_new
+from llmgym.agents.run_folders import claim_again, claim_new, release
 from llmgym.errors import CheckpointError, InvalidOptionError
 
 
@@ -75,32 +76,55 @@ class Run:
         self._keep = keep
         self._log_position: Mapping[str, Any] | None = None
         self._written: object = None  # what the last checkpoint is of
+        self._is_open = False
 
     def go_on(self, folder: Path, run_id: str, log_position: Mapping[str, Any], state: object) -> None:
         """Be the run in ``folder``, at one of its checkpoints; nothing there changes before :meth:`open`."""
         self.folder, self.id, self._log_position, self._written = folder, run_id, log_position, state
 
     def open(self, iteration: int) -> None:
-        """Take the folder, once. A run that goes on forgets what it did after its checkpoint, at ``iteration``.
+        """Take the folder. A run that is loaded forgets what it did after its checkpoint, at ``iteration``.
 
         Raises:
-            CheckpointError: If another process goes on with the run.
+            CheckpointError: If the folder cannot be made, or another process goes on with the run, or has done so.
         """
-        if self._wanted is None or self.log.folder is not None:
+        if self._wanted is None or self._is_open:
             return
         try:
             if self.folder is None:
                 self.folder = claim_new(self._wanted)
+                self.log = RunLog(self.folder)
             else:
                 claim_again(self.folder)
-                drop_checkpoints_after(self.folder, iteration)
-            self.log = RunLog(self.folder)
-            if self._log_position is not None:
-                self.log.rewind(self._log_position)
+                if self.log.folder is None:
+                    drop_checkpoints_after(self.folder, iteration)
+                    self.log = RunLog(self.folder)
+                    assert self._log_position is not None
+                    self.log.rewind(self._log_position)
+                elif self.log.position() != self._log_position:
+                    raise CheckpointError(
+                        f"Expected the run in {str(self.folder)!r} as this agent left it, actual: another one has gone "
+                        "on with it. Load it anew."
+                    )
         except OSError as error:
             raise CheckpointError(
                 f"Expected a folder to write a run to, actual: {error}. Name another run_dir, or None to write nothing."
             ) from error
+        self._is_open = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go of the folder; :meth:`open` takes it again."""
+        if self._is_open:
+            assert self.folder is not None
+            self._log_position = self.log.position()
+            self.log.close()
+            release(self.folder)
+            self._is_open = False
 
     def write(self, metrics: Mapping[str, Any]) -> None:
         """Log a line.

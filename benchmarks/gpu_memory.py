@@ -78,7 +78,7 @@ SIZES = {
     ),
     "tiny": Size(
         {
-            "vocab_size": 1_000,
+            "vocab_size": 4_000,
             "hidden_size": 56,
             "intermediate_size": 304,
             "num_hidden_layers": 3,

@@ -9,12 +9,22 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmgym.agents.rollout_batches import RolloutBatch
 from llmgym.testing.invariances import Episode, Gradient, RewardFunction, TrainerAdapter, make_batch
-from tests.unit.agent_fakes import END, VOCABULARY, EchoEnv, tiny_llama
+from tests.unit.agent_fakes import END, VOCABULARY, EchoEnv
 
-MODEL, REFERENCE = tiny_llama(), tiny_llama(seed=1)
+
+def one_layer(seed: int) -> LlamaForCausalLM:
+    """The smallest model that attends: the battery asks it many times."""
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=VOCABULARY, initializer_range=0.3, eos_token_id=END, bos_token_id=None, **sizes)
+    return LlamaForCausalLM(config)
+
+
+MODEL, REFERENCE = one_layer(0), one_layer(1)
 
 Tensors = dict[str, torch.Tensor]
 

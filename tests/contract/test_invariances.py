@@ -75,7 +75,7 @@ def turns_envs(reward: Callable[..., float] | None = None) -> SyncVectorEnv:
 def adapter(kind: type[Agent], **options: Any) -> AgentTrainer:
     """Three problems with four responses each."""
     sizes = {"group_size": 4} if kind is GRPO else {"responses_per_problem": 4}
-    base = kind.config_class(problems_per_iteration=3, n_minibatches=1, **sizes, **options)  # type: ignore[call-arg]
+    base = kind.config_class(problems_per_iteration=3, n_minibatches=1, run_dir=None, **sizes, **options)  # type: ignore[call-arg]
 
     def make(**overrides: Any) -> Agent:
         return kind(copy.deepcopy(MODEL), turns_envs(), base, **overrides)

@@ -232,9 +232,12 @@ def test_what_cannot_work_is_refused() -> None:
         kl_estimate(x, wide)
     with pytest.raises(ValueError, match=r"old_logprobs.*\(2, 4\)"):
         kl_loss(x, wide, x, estimator="k3", corrected=False)
-    for call in (lambda: kl_estimate(x, x, "k4"), lambda: kl_loss(x, x, x, estimator="k4", corrected=True)):
-        with pytest.raises(ValueError, match="\"k3\", actual: 'k4'"):
-            call()
+    for estimator in ("", "k0", "k4"):
+        with pytest.raises(ValueError, match=f'"k3", actual: {estimator!r}'):
+            kl_estimate(x, x, estimator)
+        for corrected in (True, False):
+            with pytest.raises(ValueError, match=f'"k3", actual: {estimator!r}'):
+                kl_loss(x, x, x, estimator=estimator, corrected=corrected)
 
 
 # -- coefficients -----------------------------------------------------------------------------------------------------

@@ -159,7 +159,7 @@ def test_adapters_and_their_reference_go_on(tmp_path: Path) -> None:
         GRPO.load(folders[1], lora_rank=4)
 
 
-@pytest.mark.parametrize("n_renames", range(7))
+@pytest.mark.parametrize("n_renames", range(5))
 def test_a_kill_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_renames: int) -> None:
     """Nobody tidies up after it: whatever the last rename was, there is a whole checkpoint, and the next life mends."""
     unbroken = make_agent(tmp_path / "unbroken").learn(BUDGET, progress_bar=False)
@@ -543,10 +543,10 @@ def test_the_state_of_another_model_is_refused(run: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with room for four checkpoints or so."""
+    """A file system of its own with room for some checkpoints."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=640k", "tmpfs", str(folder)]
     if not sys.platform.startswith("linux") or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("cannot mount a file system here")
     yield folder
@@ -565,11 +565,8 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(small_disk: Path, left: int
 
     with pytest.raises(CheckpointError, match=r"No space left.*last good checkpoint is .*iteration_000001'.*--resume"):
         agent.learn(10**6, callback=fill, progress_bar=False)
-    assert [path.name for path in (small_disk / "run" / "checkpoints").iterdir()] == [
-        "iteration_000001",
-        "iteration_000000",
-    ] or len(list_checkpoints(small_disk / "run")) == 2
-    assert not list((small_disk / "run" / "checkpoints").glob(".*"))
+    kept = {path.name for path in (small_disk / "run" / "checkpoints").iterdir()}
+    assert kept == {"iteration_000000", "iteration_000001"}
     (small_disk / "other").unlink()
     resumed = GRPO.load(small_disk / "run")
     assert resumed.n_iterations == 1
@@ -604,12 +601,13 @@ def test_nothing_is_learned_from_a_gradient_that_is_no_number(run: Path) -> None
         poisoned += 1
         return gradient * float("nan")
 
+    before = weights(agent)
     next(agent.policy.model.parameters()).register_hook(poison)
     with pytest.raises(NotFiniteError, match=r"finite gradient, actual: norm nan.*last good .*iteration_000004'"):
         agent.learn(progress_bar=False)
-    assert poisoned == 1
+    assert poisoned
+    assert torch.equal(weights(agent), before)
     assert GRPO.load(run).n_iterations == 4
-    assert bool(torch.isfinite(weights(agent)).all())
 
 
 def test_nothing_is_learned_from_a_reward_that_is_no_number(run: Path) -> None:
@@ -657,7 +655,10 @@ def test_ctrl_c_ends_the_iteration_and_saves(tmp_path: Path, capfd: pytest.Captu
     resumed = GRPO.load(tmp_path / "run").learn(progress_bar=False)
     assert resumed.stopped_by is None
     assert same(state(resumed), state(unbroken))
-    assert agent.learn(progress_bar=False).n_iterations == resumed.n_iterations  # and so may the agent itself
+    with pytest.raises(CheckpointError, match="another one has gone on with it"):
+        agent.learn(progress_bar=False)
+    again = make_agent(tmp_path / "again").learn(BUDGET, callback=send(signal.SIGINT), progress_bar=False)
+    assert same(state(again.learn(progress_bar=False)), state(unbroken))  # the agent itself may go on too
     make_agent().learn(BUDGET, callback=send(signal.SIGINT), progress_bar=False)
     assert "Nothing is saved" in capfd.readouterr().err
 

@@ -18,8 +18,9 @@ from llmgym.errors import InvalidOptionError  # noqa: E402
 from tests.unit.agent_fakes import VOCABULARY, CountingEchoEnv, SyncVectorEnv, echo_envs, tiny_llama  # noqa: E402
 
 SMALL = PPOConfig(
-    problems_per_iteration=12, n_minibatches=1, n_epochs=1, max_grad_norm=1e9, warmup_iterations=0, run_dir=None
-)
+    problems_per_iteration=12, responses_per_problem=1, n_minibatches=1, n_epochs=1, max_grad_norm=1e9,
+    warmup_iterations=0, run_dir=None,
+)  # fmt: skip
 
 
 def make_agent(envs: Any = None, **overrides: Any) -> PPO:

@@ -16,7 +16,13 @@ from llmgym.testing.invariances.batches import random_batch
 from llmgym.testing.invariances.trainers import Gradient, NotPosed, RewardFunction, TrainerAdapter
 
 #: Settings under which an update is one optimiser step whose gradient is left as it is.
-_ONE_STEP: dict[str, Any] = {"n_epochs": 1, "n_minibatches": 1, "max_grad_norm": 1e9, "warmup_iterations": 0}
+_ONE_STEP: dict[str, Any] = {
+    "n_epochs": 1,
+    "n_minibatches": 1,
+    "max_grad_norm": 1e9,
+    "warmup_iterations": 0,
+    "run_dir": None,
+}
 
 
 class AgentTrainer(TrainerAdapter):
@@ -36,8 +42,8 @@ class AgentTrainer(TrainerAdapter):
         ...     _ = torch.manual_seed(0)
         ...     size = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
         ...     model = LlamaForCausalLM(LlamaConfig(vocab_size=9, eos_token_id=1, initializer_range=0.3, **size))
-        ...     return GRPO(model, "llmgym/Copy-v0", env_kwargs={"n_symbols": 5}, run_dir=None, group_size=2, **options)
-        >>> from llmgym.testing import check_padding
+        ...     return GRPO(model, "llmgym/Copy-v0", env_kwargs={"n_symbols": 5}, group_size=2, **options)
+        >>> from llmgym.testing.invariances import check_padding
         >>> check_padding(AgentTrainer(make_agent))
     """
 
@@ -49,10 +55,10 @@ class AgentTrainer(TrainerAdapter):
         name: str = "",
     ) -> None:
         self._make_agent, self._make_rewarded = make_agent, make_rewarded
-        agent = make_agent()
+        agent = make_agent(**_ONE_STEP)
         self.name = name or type(agent).__name__
         self.vocab_size = agent.policy.n_actions
-        self.end_token = agent.policy.model.config.get_text_config().eos_token_id
+        self.end_token = _end_token_of(agent)
         # With process supervision it is reasoning steps that are compared.
         self.group_baseline = getattr(agent.config, "supervision", "") == "outcome"
 
@@ -130,6 +136,10 @@ class AgentTrainer(TrainerAdapter):
         advantages: torch.Tensor = agent._gae(data, rewards, last_values, gae_lambda)[0]  # type: ignore[attr-defined]
         return advantages
 
+    def packed_gradient(self, batch: RolloutBatch) -> Gradient:
+        """There is none."""
+        raise NotPosed("agents of llmgym give each response a row of its own")
+
     def learning_rates(self, batch: RolloutBatch, *, microbatch_tokens: int, n_updates: int) -> Sequence[float]:
         """As AdamW has them, with a warm-up over the updates."""
         agent = self._agent(microbatch_tokens=microbatch_tokens, warmup_iterations=n_updates)
@@ -140,6 +150,14 @@ class AgentTrainer(TrainerAdapter):
             agent.update(batch, update / n_updates)
             agent.n_iterations += 1
         return rates
+
+
+def _end_token_of(agent: Agent) -> int | None:
+    """What ends a response: the tokenizer says, or the model where there is none."""
+    if agent.policy.tokenizer is not None:
+        return agent.policy.tokenizer.end_token_id
+    ids: int | list[int] | None = agent.policy.model.config.get_text_config().eos_token_id
+    return ids[0] if isinstance(ids, list) else ids
 
 
 def _critic_of(agent: Agent) -> nn.Module | None:
