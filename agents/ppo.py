@@ -79,7 +79,8 @@ class PPOConfig(PolicyGradientConfig):
         critic: "head" on the policy's own trunk, or "model": a trunk of its own, a copy of the policy's.
         vf_coef: Weight of the critic's loss, which with critic="head" reaches the shared trunk. Usual: 0.1 to 1.
         clip_range_value: How far a value may move from the old one before its gradient stops. None: any. Usual: 0.2.
-        value_learning_rate: Step size of the critic's own weights. None: learning_rate.
+        value_learning_rate: Step size of the critic's own weights. None: learning_rate, ten times as much for a head,
+            which starts from nothing.
         value_pretraining: Iterations at the start that train the critic alone (VC-PPO); with critic="head" its head
             alone. Usual: 0 to 50.
         kl_target: KL to the reference, in nats a response, that kl_coef is adapted to (Ziegler et al.). None: kl_coef
@@ -95,7 +96,7 @@ class PPOConfig(PolicyGradientConfig):
     advantages: Literal["gae", "td"] = "gae"
     credit: Literal["token", "step"] = "token"
     gamma: float = 1.0
-    gae_lambda: float = 0.95
+    gae_lambda: float = 1.0
     value_gae_lambda: float | None = 1.0
     adaptive_lambda: float | None = None
     whiten_advantages: bool = True
@@ -104,7 +105,7 @@ class PPOConfig(PolicyGradientConfig):
     penalty_coef: float = 1.0
     penalty_target: float = 0.01
     critic: Literal["head", "model"] = "head"
-    vf_coef: float = 0.1
+    vf_coef: float = 0.5
     clip_range_value: float | None = 0.2
     value_learning_rate: float | None = None
     value_pretraining: int = 0
@@ -190,7 +191,8 @@ class PPO(PolicyGradientAgent):
             self.value_head.to(self.policy.device)
         own = self.critic or self.value_head
         assert own is not None
-        self.critic_optimizer = self._optimizer(own.parameters(), config.value_learning_rate or config.learning_rate)
+        self._value_learning_rate = config.value_learning_rate or config.learning_rate * (1 if self.critic else 10)
+        self.critic_optimizer = self._optimizer(own.parameters(), self._value_learning_rate)
 
     # -- 1. collect data: prompts, responses, rewards of the old policy ----------------------------------------------
 
@@ -210,7 +212,7 @@ class PPO(PolicyGradientAgent):
 
         factor = self._rate_factor(budget_spent)
         self.optimizer.set_learning_rate(config.learning_rate * factor)
-        self.critic_optimizer.set_learning_rate((config.value_learning_rate or config.learning_rate) * factor)
+        self.critic_optimizer.set_learning_rate(self._value_learning_rate * factor)
         metrics = StepMetrics()
         n_steps = self._epochs(data, metrics)
         learning = metrics.means()

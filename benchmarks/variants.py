@@ -17,6 +17,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,8 @@ import tyro
 
 T_QUANTILES = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
-#: Name in the table -> algorithm, preset of GRPO, further options, share of the token budget.
+#: Name in the table -> algorithm, preset of GRPO, further options, share of the token budget. A learning rate is a
+#: factor of the task's.
 VARIANTS: dict[str, tuple[str, str | None, dict[str, Any], float]] = {
     "default": ("grpo", None, {}, 1.0),
     "grpo": ("grpo", "grpo", {}, 1.0),
@@ -45,6 +47,10 @@ VARIANTS: dict[str, tuple[str, str | None, dict[str, Any], float]] = {
     "ppo, step credit": ("ppo", None, {"credit": "step"}, 1.0),
     "ppo, KL penalty": ("ppo", None, {"policy_loss": "penalty"}, 1.0),
     "ppo, adaptive lambda": ("ppo", None, {"adaptive_lambda": 0.05}, 1.0),
+    # A learning rate three times too high: is it survived, or warned of?
+    "default, 3 x rate": ("grpo", None, {"learning_rate": 3.0}, 1.0),
+    "default, 3 x rate, 2 epochs": ("grpo", None, {"learning_rate": 3.0, "n_epochs": 2}, 1.0),
+    "ppo, 3 x rate": ("ppo", None, {"learning_rate": 3.0}, 1.0),
 }  # fmt: skip
 
 
@@ -63,8 +69,8 @@ class Task:
 N_PROBLEMS = 500
 
 TASKS = {
-    "math": Task("llmgym/MathReason-v0", 300_000, 3e-4, 128, {"rewards": {"correctness": 1.0, "format": 0.1}}),
-    "copy": Task("llmgym/Copy-v0", 120_000, 1e-3, 5, {"n_digits": 4, "n_symbols": 5}),
+    "math": Task("llmgym/MathReason-v0", 120_000, 3e-4, 128, {"rewards": {"correctness": 1.0, "format": 0.1}}),
+    "copy": Task("llmgym/Copy-v0", 60_000, 1e-3, 5, {"n_digits": 4, "n_symbols": 5}),
 }
 
 
@@ -98,13 +104,17 @@ def run_one(task_name: str, variant: str, seed: int, scale: float) -> dict[str, 
     import torch
 
     from llmgym.agents import GRPO, PPO, GRPOConfig, PPOConfig
+    from llmgym.agents.alarms import TrainingWarning
 
     torch.set_num_threads(1)
     task = TASKS[task_name]
     algorithm, preset, options, share = VARIANTS[variant]
     common = options | {
-        "seed": seed, "run_dir": None, "learning_rate": task.learning_rate, "max_response_tokens": task.max_new_tokens,
-    }  # fmt: skip
+        "seed": seed,
+        "run_dir": None,
+        "learning_rate": task.learning_rate * options.get("learning_rate", 1.0),
+        "max_response_tokens": task.max_new_tokens,
+    }
     if algorithm == "grpo":
         config: Any = GRPOConfig.preset(preset, **common) if preset else GRPOConfig(**common)
     else:
@@ -115,12 +125,15 @@ def run_one(task_name: str, variant: str, seed: int, scale: float) -> dict[str, 
     policy: Any = "tiny-reasoner" if task_name == "math" else random_model(seed)
     agent = {"grpo": GRPO, "ppo": PPO}[algorithm](policy, task.env, config, env_kwargs=env_kwargs)
     curve: list[tuple[int, float]] = []
+    alarms: list[tuple[str, int]] = []
+
+    def watch(_: Any, metrics: Any) -> None:
+        curve.append((metrics["timesteps"], metrics["rollout/return"]))
+        alarms.extend((name, metrics["iteration"]) for name in metrics.get("alarms", []))
+
     before = agent.evaluate(N_PROBLEMS)
-    agent.learn(
-        total_timesteps=int(task.timesteps * share * scale),
-        callback=lambda _, metrics: curve.append((metrics["timesteps"], metrics["rollout/return"])),
-        progress_bar=False,
-    )
+    warnings.simplefilter("ignore", TrainingWarning)  # they are in the result
+    agent.learn(total_timesteps=int(task.timesteps * share * scale), callback=watch, progress_bar=False)
     after = agent.evaluate(N_PROBLEMS)
     return {
         "task": task_name,
@@ -132,6 +145,7 @@ def run_one(task_name: str, variant: str, seed: int, scale: float) -> dict[str, 
         "timesteps": agent.n_timesteps,
         "seconds": agent.train_seconds,
         "curve": curve,
+        "alarms": alarms,
     }
 
 
@@ -200,8 +214,10 @@ def run_all(series: Series) -> None:
 
 def table(series: Series) -> str:
     """What is done, as a table in Markdown."""
-    lines = ["| variant | " + " | ".join(f"{task}: before | after | seeds" for task in series.tasks) + " |"]
-    lines.append("|---" * (1 + 3 * len(series.tasks)) + "|")
+    lines = [
+        "| variant | " + " | ".join(f"{task}: before | after | seeds | first alarms" for task in series.tasks) + " |"
+    ]
+    lines.append("|---" * (1 + 4 * len(series.tasks)) + "|")
     for variant in series.variants or tuple(VARIANTS):
         cells = [variant]
         for task in series.tasks:
@@ -210,6 +226,7 @@ def table(series: Series) -> str:
             cells.append(mean_and_interval([r["before"] for r in results]).partition(" ")[0])
             cells.append(mean_and_interval([r["after"] for r in results]))
             cells.append(" ".join(f"{100 * r['after']:.1f}" for r in results))
+            cells.append(" ".join("{} at {}".format(*r["alarms"][0]) if r["alarms"] else "-" for r in results))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -484,8 +484,9 @@ def test_questions_without_a_case_are_not_posed() -> None:
     given = make_batch([Episode([3, 4], [5, END], [0.0, 0.5])] * 4)
     with pytest.raises(NotPosed, match="one response to each prompt"):
         battery.check_equal_returns(Given())
-    with pytest.raises(NotPosed, match="see `signal`"):
-        battery.check_row_order(NothingToLearn())
+    for name in ("row_order", "padding", "full_width", "masked_nan", "last_reward"):
+        with pytest.raises(NotPosed, match="see `signal`"):
+            INVARIANCES[name].check(NothingToLearn())
     trainer = PlainTrainer()
     trainer.vocab_size = 50_000
     with pytest.raises(NotPosed, match="vocabulary of 50000"):

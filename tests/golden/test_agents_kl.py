@@ -263,6 +263,7 @@ def test_proportional_coefficient_by_hand() -> None:
     assert proportional_coef_update(2.0, 6.6, 6.0, **settings) == pytest.approx(2.0 * (1 + 0.1 / 4))
     assert proportional_coef_update(2.0, 5.4, 6.0, **settings) == pytest.approx(2.0 * (1 - 0.1 / 4))
     assert proportional_coef_update(2.0, 6.0, 6.0, **settings) == 2.0
+    assert proportional_coef_update(2.0, 6.6, 6.0, n_steps=1, horizon=1) == pytest.approx(2.0 * 1.1)
     assert proportional_coef_update(2.0, 60.0, 6.0, **settings) == pytest.approx(2.0 * (1 + 0.2 / 4))
     assert proportional_coef_update(2.0, -6.0, 6.0, **settings) == pytest.approx(2.0 * (1 - 0.2 / 4))
 

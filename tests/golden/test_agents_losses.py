@@ -245,6 +245,8 @@ def test_explained_variance_by_hand() -> None:
     assert explained_variance(returns + errors, returns, mask).item() == pytest.approx(1 - 2 / 14)
     assert explained_variance(errors, torch.full((1, 4), 0.1), mask).isnan()
     assert explained_variance(errors, returns, torch.zeros_like(mask)).isnan()
+    downwards = tensor([6.0, 2.0, 1.0, NAN])
+    assert explained_variance(-downwards, downwards, mask).item() == pytest.approx(-3.0)
     # Returns 1, 1, 2 (squared deviations 2/3), errors 0, -1, -4 (26/3).
     assert explained_variance(returns, tensor([1.0, 1.0, 2.0, 9.0]), mask).item() == pytest.approx(-12.0)
 
@@ -328,6 +330,8 @@ def test_entropy_by_hand() -> None:
     logits = torch.tensor([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0]], dtype=D).log()
     assert np.allclose(categorical_entropy(logits), [1.5 * math.log(2.0), 0.0])
     assert np.allclose(categorical_entropy(logits[:1] + 7.0), [1.5 * math.log(2.0)])
+    of_two_rows = categorical_entropy(torch.stack([logits, logits.flip(0)]))  # (2, 2, V): the last axis is summed over
+    assert np.allclose(of_two_rows, np.array([[1.5, 0.0], [0.0, 1.5]]) * math.log(2.0))
     assert torch.autograd.gradcheck(categorical_entropy, (normal(0, 3, 4).requires_grad_(),))
 
 

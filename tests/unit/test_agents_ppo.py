@@ -117,7 +117,7 @@ def test_the_first_gradient_is_the_formula(critic: str, bootstrap: bool) -> None
 
 def test_whitened_advantages_and_the_mean_over_a_responses_tokens() -> None:
     """The objective of the source: the mean over the response's tokens, advantages of mean 0 and deviation 1."""
-    agent = make_agent(critic="model", value_gae_lambda=0.95)
+    agent = make_agent(critic="model", gae_lambda=0.95, value_gae_lambda=0.95)
     batch, model = rollout(agent), tiny_llama()
     advantages, _ = by_hand(agent, batch, model)
     every = np.concatenate(advantages)

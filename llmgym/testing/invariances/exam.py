@@ -121,7 +121,9 @@ class Exam:
 
         Raises:
             Broken: If they do; it names the change, the parts, and the parameter that differs most.
+            NotPosed: If the trainer's gradient is 0 whatever happens.
         """
+        _ = self.base
         found = differences(expected, actual, self.trainer.tolerance)
         if found:
             parts = " and ".join(sorted({part_of(name) for name in found}))
