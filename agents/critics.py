@@ -5,12 +5,11 @@ Not for the losses that train them (see :mod:`llmgym.agents.losses`), nor for ad
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import nn
 
 from llmgym.agents.policies import Policy
+from llmgym.agents.pretrained import light_copy
 from llmgym.agents.prompt_states import PromptStates
 from llmgym.agents.trunks import Trunk
 
@@ -46,13 +45,14 @@ class Critic(nn.Module):
 
     Args:
         policy: Whose model is copied, without its output layer; what is done to the policy later does not reach the
-            copy, and what takes no gradient there takes none here. To start from another model, hand in a policy made
-            of it: ``Critic(Policy.load(path))``. It has to know the same tokens.
+            copy. What takes no gradient there (the model beneath adapters) is shared, and takes none here. To start
+            from another model, hand in a policy made of it: ``Critic(Policy.load(path))``. It has to know the same
+            tokens.
     """
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
-        self.model = copy.deepcopy(policy.model)
+        self.model = light_copy(policy.model)
         self.model.set_output_embeddings(nn.Identity())  # often a large matrix, that nobody would ask here
         self.value_head = ValueHead(policy.hidden_size).to(policy.device)
         self._trunk = Trunk(self.model, gradient_checkpointing=policy.gradient_checkpointing)

@@ -121,4 +121,9 @@ def own_tokenizer(name_or_model: object, policy: Policy) -> str | Tokenizer | No
     """What to make environments with: by name where the policy has one, so that their specs are plain values."""
     if policy.tokenizer is None:
         return None
-    return str(name_or_model) if isinstance(name_or_model, (str, Path)) else policy.tokenizer
+    if not isinstance(name_or_model, (str, Path)):
+        return policy.tokenizer
+    folder = Path(name_or_model)
+    if folder.is_dir() and not (folder / "tokenizer.json").is_file():  # adapters alone: the tokenizer is their base's
+        return policy.tokenizer.name
+    return str(name_or_model)

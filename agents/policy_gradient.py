@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
+from llmgym.agents.advantages import rewards_of_actions
 from llmgym.agents.agent import Agent
 from llmgym.agents.config import AgentConfig, Rules
 from llmgym.agents.kl import kl_estimate, kl_loss
@@ -95,11 +96,12 @@ class PolicyGradientAgent(Agent):
         return result
 
     def _charged(self, data: RolloutTensors, kl_coef: float) -> torch.Tensor:
-        """``(B, T)`` rewards, less the KL penalty where it goes there: ``r_t - kl_coef * KL_t``."""
+        """``(B, T)`` rewards of the actions, less the KL penalty where it goes there: ``r_t - kl_coef * KL_t``."""
+        rewards = rewards_of_actions(data.rewards, data.response_mask)
         if self.reference is None or self.config.kl_in == "loss":
-            return data.rewards
+            return rewards
         penalty = kl_estimate(data.old_logprobs, data.ref_logprobs, self.config.kl_estimator)
-        return data.rewards - kl_coef * penalty.masked_fill(~data.response_mask, 0.0)
+        return rewards - kl_coef * penalty.masked_fill(~data.response_mask, 0.0)
 
     def _scores(self, cut: TokenTensors, inputs: Inputs, **options: Any) -> Scores:
         """Log-probabilities and entropy of a microbatch under the current policy, with the gradient that is wanted."""

@@ -27,7 +27,8 @@ class PromptStates:
 
     def detached(self) -> PromptStates:
         """Leaves with the same values: their gradients add up over microbatches, see :meth:`backward`."""
-        leaves = [(keys.detach().requires_grad_(), values.detach().requires_grad_()) for keys, values in self.layers]
+        # Adapters on the queries alone leave keys and values without a gradient.
+        leaves = [tuple(state.detach().requires_grad_(state.requires_grad) for state in layer) for layer in self.layers]
         return PromptStates(leaves, self.key_positions)
 
     def backward(self, leaves: PromptStates) -> None:

@@ -299,24 +299,24 @@ def test_approx_kl_is_a_mean_over_tokens() -> None:
 
 
 def test_clip_fraction_counts_tokens_without_gradient() -> None:
-    logprobs = tensor([1.5, 1.5, 0.5, 0.5, 1.0, 1.5]).log()
-    advantages = tensor([2.0, -2.0, 2.0, -2.0, 2.0, 2.0])
-    mask = torch.tensor([[True, True, True, True, True, False]])
+    logprobs = tensor([1.5, 1.5, 0.5, 0.5, 1.0, 1.5, 1.5]).log()
+    advantages = tensor([2.0, -2.0, 2.0, -2.0, 2.0, 2.0, 2.0])
+    mask = torch.tensor([[True, True, True, True, True, True, False]])
     share = clip_fraction(logprobs, torch.zeros_like(logprobs), advantages, mask, clip_range=0.2)
-    assert share.item() == pytest.approx(2 / 5)
+    assert share.item() == pytest.approx(3 / 6)
 
 
 @pytest.mark.parametrize("clip_range_high", [None, 0.5])
 def test_clip_fraction_is_the_share_of_zero_gradients(clip_range_high: float | None) -> None:
-    mask, settings = turns(0, 9, 9), {"clip_range": 0.2, "clip_range_high": clip_range_high}
-    new, old, advantages = some_logprobs(9, 9)
+    mask, settings = turns(0, 30, 30), {"clip_range": 0.2, "clip_range_high": clip_range_high}
+    new, old, advantages = some_logprobs(30, 30)
     new.requires_grad_()
     (grad,) = torch.autograd.grad(clipped_policy_loss(new, old, advantages, **settings).sum(), new)
     share = clip_fraction(new, old, advantages, mask, **settings)
     assert 0.1 < share.item() < 0.6
     assert share.item() == pytest.approx(masked_mean((grad == 0.0).double(), mask).item(), abs=1e-14)
     one_each = clip_fraction(new, old, advantages[:, :1], mask, **settings)
-    assert one_each.item() == clip_fraction(new, old, advantages[:, :1].expand(9, 9), mask, **settings).item()
+    assert one_each.item() == clip_fraction(new, old, advantages[:, :1].expand(30, 30), mask, **settings).item()
 
 
 def test_the_edges_of_the_range_are_inside() -> None:
