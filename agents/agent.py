@@ -301,8 +301,8 @@ class Agent:
     def _rate_factor(self, budget_spent: float) -> float:
         """What the learning rate is multiplied with: it warms up by iterations and falls with the budget."""
         warm = min(1.0, (self.n_iterations + 1) / (self.config.warmup_iterations + 1))
-        fallen: float = 1.0 - (1.0 - self.config.final_learning_rate) * min(1.0, budget_spent)
-        return warm * fallen
+        factor: float = warm * (1.0 - (1.0 - self.config.final_learning_rate) * min(1.0, budget_spent))
+        return factor
 
     # -- evaluate, save, load ----------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ Exit code 1 if they do not, or if the run was over before all kills were spent.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import random
 import signal
@@ -25,6 +26,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
@@ -110,23 +112,25 @@ def live(algorithm: str, run_dir: Path, iterations: int, seed: int) -> None:
 
 
 def tell_moments(agent: Agent) -> None:
-    """Write the name of a moment to standard output whenever one begins. It changes no number."""
+    """Write the iteration and the name of a moment to standard output whenever one begins. It changes no number."""
+
+    def tell(moment: str) -> None:
+        os.write(1, f"{agent.n_iterations} {moment}\n".encode())
 
     def told(owner: Any, name: str, moment: str) -> None:
         method = getattr(owner, name)
 
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            os.write(1, f"{moment}\n".encode())
+            tell(moment)
             return method(*args, **kwargs)
 
         setattr(owner, name, wrapped)
 
     told(agent, "collect", "in the roll-out")
     told(agent, "update", "in the epochs, before the first step")
-    told(agent.optimizer, "step", "in the epochs, after a step")
-    told(agent.run, "write", "while logging, or shortly after")
-    told(agent, "state_dict", "while writing a checkpoint, or shortly after")
-    os.write(1, b"begins\n")
+    told(agent.optimizer, "step", "in the epochs, at a step or after it")
+    told(agent.run, "write", "while logging")
+    told(agent, "state_dict", "while writing a checkpoint")
 
 
 class Life:
@@ -139,22 +143,38 @@ class Life:
             [sys.executable, __file__, "--live", *words], stdout=subprocess.PIPE, text=True, env=environment
         )
         self.moment = "while starting"
-        self.begins = threading.Event()
+        self.iteration = -1
+        self.seconds: list[float] = []  # of its iterations
+        self._news = threading.Condition()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
+        last = math.nan
         for line in self.process.stdout:
-            self.moment = line.strip()
-            self.begins.set()
-        self.begins.set()
+            iteration, _, moment = line.strip().partition(" ")
+            with self._news:
+                if moment == "in the roll-out":
+                    now = time.monotonic()
+                    self.seconds += [] if math.isnan(last) else [now - last]
+                    last = now
+                    self.iteration = int(iteration)
+                self.moment = moment
+                self._news.notify()
+        with self._news:
+            self.iteration = sys.maxsize
+            self._news.notify()
+
+    def wait_for(self, iteration: int) -> None:
+        """Wait until it has begun with an iteration, or is over."""
+        with self._news:
+            self._news.wait_for(lambda: self.iteration >= iteration)
 
     def kill(self) -> bool:
         """Kill it; ``False`` if it was over already."""
-        alive = self.process.poll() is None
         self.process.send_signal(signal.SIGKILL)
-        return self.wait() == -signal.SIGKILL and alive
+        return self.wait() == -signal.SIGKILL
 
     def wait(self) -> int:
         """Wait for its end; the exit code."""
@@ -174,25 +194,25 @@ def unbroken(test: KillTest, run_dir: Path) -> float:
 
 
 def killed(test: KillTest, run_dir: Path, seconds: float, n_iterations: int, console: Console) -> Lives:
-    """The run that is killed ``test.kills`` times; its moments are spread over all of the training."""
+    """The run that is killed ``test.kills`` times, at moments that are spread evenly over its iterations."""
     lives, rng, started = Lives(), random.Random(test.seed), time.monotonic()
-    for left in range(test.kills, 0, -1):
-        done = newest_iteration(run_dir)
+    typical = [seconds / n_iterations]  # seconds of the last iterations, so that a moment within one can be met
+    for moment in sorted(rng.uniform(0.0, n_iterations - 1.0) for _ in range(test.kills)):
         life = Life(test, run_dir)
         if rng.random() < 0.1:
             time.sleep(rng.uniform(0.0, 4.0))  # while it starts, imports, loads
         else:
-            life.begins.wait()
-            time.sleep(rng.uniform(0.0, 2.0 * seconds * (1.0 - done / n_iterations) / (left + 1)))
-        moment = life.moment
+            life.wait_for(int(moment))
+            time.sleep(moment % 1.0 * median(typical))
+        where, reached = life.moment, life.iteration
         if not life.kill():
             lives.finished = True
             return lives
-        lives.killed[moment] += 1
-        reached = logged_iterations(run_dir)
+        typical = [*typical, *life.seconds][-20:]
+        lives.killed[where] += 1
         lives.lost += max(0, reached - newest_iteration(run_dir))
         console.print(
-            f"kill {sum(lives.killed.values()):3}  iteration {reached:4} of {n_iterations}  {moment}  "
+            f"kill {sum(lives.killed.values()):3}  iteration {max(reached, 0):4} of {n_iterations}  {where}  "
             f"({time.monotonic() - started:.0f} s)",
             highlight=False,
         )
@@ -205,11 +225,6 @@ def newest_iteration(run_dir: Path) -> int:
     """The iteration of the newest checkpoint; 0 if there is none."""
     checkpoints = list_checkpoints(run_dir)
     return int(read_settings(checkpoints[0])["n_iterations"]) if checkpoints else 0
-
-
-def logged_iterations(run_dir: Path) -> int:
-    """Lines in the log of a run."""
-    return len(read_metrics(run_dir)) if (run_dir / "metrics.jsonl").is_file() else 0
 
 
 # -- what has to be equal ---------------------------------------------------------------------------------------------

@@ -2,19 +2,23 @@
 
 import io
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import gymnasium as gym
 import pytest
 
-from llmgym.cli import main, sparkline
+from llmgym.cli import main
 from llmgym.core import LanguageEnv
 from llmgym.keywords import parse_keywords
 from llmgym.registration import ENVIRONMENTS
 from llmgym.testing.fakes import SumTask
 
+ROOT = Path(__file__).parents[2]
 EASY = ["--env-kwargs", "level=1", "language=en", "max_new_tokens=24"]
 
 
@@ -95,27 +99,99 @@ def test_play_ends_with_the_input(capsys, monkeypatch):
     assert "no more input" in run(capsys, "play", "--policy", "human")
 
 
-def test_train_then_eval(capsys, tmp_path, monkeypatch):
+SMALL_RUN = ["--n-minibatches", "1", "--checkpoint-every", "1", "--eval-problems", "0"]
+SHORT = ["--env-kwargs", "level=1", "language=en", "max_new_tokens=8"]
+
+
+def budget(n_timesteps: int) -> list[str]:
+    return ["--total-timesteps", str(n_timesteps), "--max-seconds", "None"]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "size"),
+    [
+        ("grpo", ["--group-size", "2", "--problems-per-iteration", "2", "--preset", "dr_grpo"]),
+        ("ppo", ["--problems-per-iteration", "4"]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::llmgym.agents.alarms.TrainingWarning")
+def test_train_eval_and_resume(capsys, tmp_path, monkeypatch, algorithm, size):
     pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
-    small = ["--group-size", "2", "--problems-per-iteration", "2", "--n-minibatches", "1", "--log-dir", "None"]
-    kwargs = ["--env-kwargs", "level=1", "language=en", "max_new_tokens=8"]
-    budget = ["--total-timesteps", "20", "--max-seconds", "None", "--eval-problems", "0"]
-    text = run(capsys, "train", "grpo", *small, *budget, *kwargs, "--save-dir", "agent")
+    text = run(capsys, "train", algorithm, *size, *SMALL_RUN, *budget(60), *SHORT, "--save-dir", "agent")
     assert "iteration    1" in text
     assert "% of it in the environment" in text
     assert (tmp_path / "agent" / "agent.json").is_file()
+    saved = json.loads((tmp_path / "agent" / "agent.json").read_text())
+    assert saved["algorithm"] == algorithm
+    if algorithm == "grpo":
+        assert (saved["config"]["loss_average"], saved["config"]["advantages"]) == ("constant", "mean")
+    folder = f"runs/{algorithm}"
+    assert {path.name for path in (tmp_path / folder).iterdir()} >= {"metrics.jsonl", "checkpoints", "tensorboard"}
 
-    text = run(capsys, "eval", "agent", "--n-problems", "3", "--samples", "2", "--examples", "1")
-    assert "pass@1" in text
-    assert "pass@2" in text
-    assert "3, 2 responses each" in text
-    assert text.count("solved, return") == 1
-    assert "correctness > 0" in text
+    for path in ("agent", folder):
+        text = run(capsys, "eval", path, "--n-problems", "3", "--samples", "2", "--examples", "1")
+        assert "pass@1" in text
+        assert "pass@2" in text
+        assert "3, 2 responses each" in text
+        assert text.count("solved, return") == 1
+        assert "correctness > 0" in text
     for word, mend in (("split=train", "Use --split"), ("forbidden={}", "Leave it out"), ("self=1", "Leave it out")):
         name = word.partition("=")[0]
         assert f"Expected no {name!r} among --env-kwargs" in (text := fail("eval", "agent", "--env-kwargs", word))
         assert mend in text
+
+    text = run(capsys, "train", "--resume", folder)
+    assert f"{folder} is finished: iteration {saved['n_iterations']}" in text
+    text = run(capsys, "train", "--resume", folder, "--total-timesteps", "1")
+    assert f"Going on with {folder} from iteration {saved['n_iterations']}" in text
+    assert f"iteration {saved['n_iterations'] + 1:4}" in text
+    assert f"iteration {saved['n_iterations']:4} " not in text
+    assert json.loads((tmp_path / "agent" / "agent.json").read_text())["n_iterations"] == saved["n_iterations"] + 1
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [algorithm]
+    other = {"grpo": "ppo", "ppo": "grpo"}[algorithm]
+    assert f"of algorithm '{other}', actual: " in fail("train", other, "--resume", folder)
+
+
+def test_explicit_options_win_over_a_preset(capsys, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    from llmgym.agents.grpo import GRPO, TrainOptions
+    from llmgym.agents.training import parse_options
+
+    options = parse_options(GRPO, TrainOptions, ["--preset", "dapo", "--dynamic-sampling", "1"])
+    assert (options.clip_range_high, options.dynamic_sampling) == (0.28, 1)
+    assert parse_options(GRPO, TrainOptions, []).clip_range_high is None
+    assert parse_options(GRPO, TrainOptions, ["--preset=dapo"]).clip_range_high == 0.28
+    assert "Expected a preset among" in fail("train", "grpo", "--preset", "dappo")
+    assert "without agent.json" in fail("train", "--resume", str(tmp_path))
+
+
+def test_ctrl_c_and_kill_end_with_their_codes_and_the_run_goes_on(tmp_path):
+    """In processes of their own, as in a terminal: both signals are answered by a checkpoint."""
+    pytest.importorskip("torch")
+    command = [sys.executable, "-m", "llmgym", "train"]
+    small = ["--problems-per-iteration", "2", "--group-size", "2", "--run-dir", "run", *SMALL_RUN[:2], *SMALL_RUN[4:]]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    first = [*command, "grpo", *small, *budget(10**9), *SHORT]
+    for words, number, code in (
+        (first, signal.SIGINT, 130),
+        ([*command, "--resume", "run"], signal.SIGTERM, 143),
+    ):
+        with subprocess.Popen(
+            words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            while not process.stdout.readline().startswith("iteration"):
+                assert process.poll() is None
+            process.send_signal(number)
+            _, said = process.communicate()
+            assert process.returncode == code, said
+            assert "llmgym train --resume run" in said
+    iterations = [
+        json.loads(line)["iteration"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert iterations == list(range(1, len(iterations) + 1))
+    assert list((tmp_path / "run" / "checkpoints").glob(f"*{iterations[-1]:06}"))
 
 
 def test_every_command_takes_env_kwargs_alike(capsys):
@@ -244,11 +320,13 @@ def test_options_come_from_the_classes(capsys):
     from dataclasses import fields
 
     from llmgym.agents.grpo import GRPOConfig
+    from llmgym.agents.ppo import PPOConfig
 
-    with pytest.raises(SystemExit):
-        main(["train", "grpo", "--help"])
-    text = capsys.readouterr().out
-    assert all(f"--{field.name.replace('_', '-')}" in text for field in fields(GRPOConfig))
+    for algorithm, config in (("grpo", GRPOConfig), ("ppo", PPOConfig)):
+        with pytest.raises(SystemExit):
+            main(["train", algorithm, "--help"])
+        text = capsys.readouterr().out
+        assert all(f"--{field.name.replace('_', '-')}" in text for field in fields(config))
 
 
 @pytest.mark.parametrize(
@@ -268,8 +346,8 @@ def test_options_come_from_the_classes(capsys):
         (["audit", "llmgym/Copy-v0", "--env-kwargs", "seed=1"], "Expected no 'seed' among .*Use --seed"),
         (["audit", "llmgym/Copy-v0", "--env-kwargs", "action_unit=step"], "Expected no `action_unit`"),
         (["audit", "llmgym/Copy-v0", "--n-problems", "0"], "Expected `n_problems` >= 1"),
-        (["train", "gpro"], "Expected an algorithm among: grpo; .* Did you mean 'grpo'"),
-        (["train"], "Expected an algorithm among: grpo"),
+        (["train", "gpro"], "Expected an algorithm among: grpo, ppo; .* Did you mean 'grpo'"),
+        (["train"], "Expected an algorithm among: grpo, ppo"),
     ],
 )
 def test_mistakes_end_with_a_message(arguments, message):
@@ -279,33 +357,3 @@ def test_mistakes_end_with_a_message(arguments, message):
 def test_keywords():
     assert parse_keywords(["level=2", "language=en", "families=[1]"]) == {"level": 2, "language": "en", "families": [1]}
     assert parse_keywords(['{"a": 1}', "a=null"]) == {"a": None}
-
-
-def test_sparkline():
-    assert sparkline([1.0, 1.0], 5) == "▁▁"
-    assert sparkline([0.0, 0.0, 7.0, 7.0], 2) == "▁█"
-    assert sparkline([0.0, float("nan"), 7.0], 5) == "▁ █"
-    assert sparkline([], 5) == ""
-
-
-def test_the_live_view_draws_every_reward_part():
-    rich = pytest.importorskip("rich.console")
-    from llmgym.cli import _live_view
-
-    row = {
-        "iteration": 1,
-        "seconds": 2.0,
-        "timesteps": 300,
-        "time/tokens_per_second": 150.0,
-        "time/env_share": 0.02,
-        "rollout/return": 0.5,
-        "reward/format": 0.25,
-    }
-    console = rich.Console(width=100, file=io.StringIO(), record=True)
-    console.print(_live_view("title", [row, row | {"rollout/return": 0.75}], 0.5))
-    text = console.export_text()
-    assert "title" in text
-    assert "iteration 1" in text
-    assert "▁█" in text
-    assert "0.75" in text
-    assert "format" in text

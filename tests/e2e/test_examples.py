@@ -20,6 +20,7 @@ EXAMPLES = {
     "05_search": ("", "continuations"),
     "06_grpo": ("max_seconds=1, n_problems=16, folder='model'", "after:"),
     "07_own_agent": ("n_iterations=1", "mean return"),
+    "08_ppo": ("max_seconds=1, n_problems=16, run_dir='run'", "after:"),
 }
 
 
@@ -54,3 +55,17 @@ def test_main_job_writes_its_report(tmp_path):
     assert (tmp_path / "out" / "report.png").stat().st_size > 10_000
     assert (tmp_path / "out" / "results.json").exists()
     assert (tmp_path / "out" / "seed_0" / "model" / "model.safetensors").exists()
+
+
+def test_variants_go_on_where_they_stopped(tmp_path):
+    command = [sys.executable, str(ROOT / "benchmarks" / "variants.py"), "--tasks", "copy", "--output", "results"]
+    command += ["--variants", "dapo", "ppo", "--seeds", "0", "--scale", "0.02", "--jobs", "1"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    first, second = (
+        subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True) for _ in range(2)
+    )
+    assert first.returncode == 0, first.stderr[-3000:]
+    assert first.stdout.count("done:") == 2
+    assert "done:" not in second.stdout
+    assert first.stdout.splitlines()[-4:] == second.stdout.splitlines()
+    assert second.stdout.count("\n| ") == 2

@@ -88,8 +88,9 @@ def test_groups_with_signal() -> None:
 def test_group_advantages_refuse_what_cannot_work() -> None:
     with pytest.raises(ValueError, match=r"G >= 2.*\(3, 1\)"):
         group_advantages(torch.zeros(3, 1))
-    with pytest.raises(ValueError, match=r"\(P, G\).*\(4,\)"):
-        group_advantages(torch.zeros(4))
+    for shape in ((4,), (2, 3, 4)):
+        with pytest.raises(ValueError, match=r"\(P, G\).*actual: " + re.escape(str(shape))):
+            group_advantages(torch.zeros(shape))
     for normalization in ("", "median", "zzz"):
         with pytest.raises(ValueError, match=f"z_score.*actual: {normalization!r}"):
             group_advantages(torch.zeros(3, 2), normalization=normalization)
@@ -395,6 +396,31 @@ def test_step_gae_against_collapsed_responses() -> None:
             assert (advantages[b, t].item(), returns[b, t].item()) == pytest.approx(wanted, abs=1e-12)
 
 
+def test_text_of_the_environment_before_the_first_token_changes_nothing() -> None:
+    mask, steps = turns(0, 4, 5)[:3], torch.tensor([0, 0, 1, 1, 2]).expand(3, 5)
+    rewards, values, last = normal(1, 3, 5), normal(2, 3, 5), normal(3, 3)
+
+    def later(x: torch.Tensor, fill: float) -> torch.Tensor:
+        return torch.cat([torch.full((3, 2), fill, dtype=x.dtype), x], dim=1)
+
+    settings = {"gamma": 0.9, "gae_lambda": 0.8}
+    for one, other in (
+        (
+            gae(later(rewards, NAN), later(values, NAN), last, later(mask, False), **settings)[0],
+            gae(rewards, values, last, mask, **settings)[0],
+        ),
+        (
+            step_gae(later(rewards, 0), later(values, NAN), last, later(mask, False), later(steps, 0), **settings)[1],
+            step_gae(rewards, values, last, mask, steps, **settings)[1],
+        ),
+        (
+            process_advantages(later(rewards, 0), later(mask, False), later(steps, 9), group_size=3),
+            process_advantages(rewards, mask, steps, group_size=3),
+        ),
+    ):
+        assert torch.allclose(one[:, 2:], other, atol=1e-14) and not one[:, :2].any() and other.any()
+
+
 @pytest.mark.parametrize(("steps", "said"), [([0, 2, 1, 0], "1 in row 0 at place 2 after 2"), ([-1, 0, 0, 1], "-1 in")])
 def test_steps_must_not_fall(steps: list[int], said: str) -> None:
     x, mask = torch.zeros(1, 4), torch.ones(1, 4, dtype=torch.bool)
@@ -440,8 +466,9 @@ def test_process_advantages_with_one_step_are_group_advantages() -> None:
     assert torch.allclose(one, other, atol=1e-12)
 
 
-def test_process_advantages_without_spread_are_zero() -> None:
-    rewards, steps = torch.full((2, 3), 0.1), torch.arange(3).repeat(2, 1)
+@pytest.mark.parametrize("reward", [0.1, -0.1])
+def test_process_advantages_without_spread_are_zero(reward: float) -> None:
+    rewards, steps = torch.full((2, 3), reward), torch.arange(3).repeat(2, 1)
     rewards = torch.cat([rewards, torch.eye(3)[:2]])  # the second group does spread
     mask = torch.ones(4, 3, dtype=torch.bool)
     rewards[0, 2], mask[0, 2], mask[2, 2] = 0.0, False, False

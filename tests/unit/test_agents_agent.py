@@ -210,8 +210,8 @@ def test_a_gradient_that_is_no_number_stops_the_training() -> None:
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = "--group-size 2 --problems-per-iteration 2 --n-minibatches 1 --total-timesteps 5 --eval-problems 3"
-    kwargs = ["--env-kwargs", "max_new_tokens=6", "level=[1]", "--log-dir", str(tmp_path / "log")]
-    main([*arguments.split(), *kwargs, "--save-dir", str(tmp_path / "agent")])
+    kwargs = ["--env-kwargs", "max_new_tokens=6", "level=[1]", "--run-dir", str(tmp_path / "log")]
+    main(GRPO, TrainOptions, [*arguments.split(), *kwargs, "--save-dir", str(tmp_path / "agent")])
     printed = capsys.readouterr().out
     assert "before: pass@1" in printed
     assert "after:  pass@1" in printed

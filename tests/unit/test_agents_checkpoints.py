@@ -252,9 +252,10 @@ def test_a_new_run_leaves_another_alone(tmp_path: Path) -> None:
 
 
 def test_two_processes_never_write_to_one_run(tmp_path: Path) -> None:
-    agent = make_agent(tmp_path / "run").learn(1, progress_bar=False)
+    agent = make_agent(tmp_path / "run")
+    agent.iterate()  # in the middle of a run, as far as the folder can tell
     code = f"""
-import fcntl, sys
+import sys
 from pathlib import Path
 from llmgym.agents.run_folders import claim_again, claim_new
 from llmgym.errors import CheckpointError
@@ -263,6 +264,8 @@ try:
     claim_again(Path({str(agent.run_dir)!r}))
 except CheckpointError as error:
     print(error, flush=True)
+else:
+    print("not locked", flush=True)
 sys.stdin.readline()
 """
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
