@@ -36,14 +36,19 @@ from llmgym.agents.interrupts import StopSignals, exit_code
 from llmgym.agents.live_view import progress_line
 from llmgym.agents.metrics import RunLog
 from llmgym.agents.optimizers import MixedPrecisionAdamW
-from llmgym.agents.parts import align, buffers, part_state, put_buffers, with_state
+from llmgym.agents.parts import (
+    align,
+    make_vec_again,
+    make_vec_settings,
+    model_state,
+    part_state,
+    put_model_state,
+    with_state,
+)
 from llmgym.agents.policies import Policy
 from llmgym.agents.rollout_batches import RolloutBatch
 from llmgym.agents.rollout_metrics import check_losses, check_rewards, rollout_metrics
 from llmgym.agents.runs import Budget, Run
-from llmgym.agents.training import RunOptions as RunOptions
-from llmgym.agents.training import main as main
-from llmgym.agents.training import train as train
 from llmgym.agents.trajectories import trajectories_text, write_trajectories
 from llmgym.errors import CheckpointError, InvalidOptionError, NotFiniteError
 
@@ -55,8 +60,8 @@ class Agent:
     """A policy, an environment and a learning rule.
 
     Args:
-        policy: ``"tiny-reasoner"``, a folder, a hub name, a transformers model, or a :class:`Policy`, whose temperature
-            and seed become those of ``config``.
+        policy: ``"tiny-reasoner"``, a folder, a hub name, a transformers model, or a :class:`Policy`, whose
+            temperature, top_k, top_p and seed become those of ``config``.
         env: Id of an environment, or a vector environment with token actions: see
             :class:`~llmgym.agents.environments.TrainingEnvs`.
         config: Hyperparameters; ``None``: the defaults.
@@ -105,6 +110,7 @@ class Agent:
             env_kwargs=env_kwargs,
             tokenizer=own_tokenizer(policy, self.policy),
         )
+        self._env_was_given = not isinstance(env, str)
         bind(self.policy, self.training_envs)
         on_cpu = self.policy.device.type == "cpu"
         self._microbatch_tokens = self.config.microbatch_tokens or (2048 if on_cpu else 32_768)
@@ -298,9 +304,9 @@ class Agent:
             max_grad_norm=self.config.max_grad_norm,
         )
 
-    def _rate_factor(self, budget_spent: float) -> float:
-        """What the learning rate is multiplied with: it warms up by iterations and falls with the budget."""
-        warm = min(1.0, (self.n_iterations + 1) / (self.config.warmup_iterations + 1))
+    def _rate_factor(self, budget_spent: float, since: int = 0) -> float:
+        """What a learning rate is multiplied with: it warms up, from ``since`` on, and falls with the budget."""
+        warm = min(1.0, max(0, self.n_iterations - since + 1) / (self.config.warmup_iterations + 1))
         factor: float = warm * (1.0 - (1.0 - self.config.final_learning_rate) * min(1.0, budget_spent))
         return factor
 
@@ -323,7 +329,7 @@ class Agent:
         Args:
             n_problems: Problems drawn from the split.
             samples: Responses to each; more than one also gives pass@k.
-            temperature: Of the policy during this evaluation.
+            temperature: Of the policy during this evaluation; top_k and top_p stay those of the training.
             split: Of the environment's problems.
             seed: The same seed poses the same problems.
             forbidden: Token -> tokens that must not follow it, e.g. to force reasoning. ``None``: as in training.
@@ -402,18 +408,23 @@ class Agent:
             raise InvalidOptionError(
                 "Expected `env`, actual: None, and the saved agent had an environment without an id. Pass one."
             )
-        env_kwargs = saved["env_kwargs"] if chosen == saved["env"] else {}
         state = read_state(source)
         with quiet():
             policy = Policy.load(source, device=_device(saved["device"]), dtype=getattr(torch, saved["dtype"]))
-        put_buffers(policy.model, state["buffers"])  # before the agent copies the model
+        policy.gradient_checkpointing, policy.max_logits = saved["gradient_checkpointing"], saved["max_logits"]
+        put_model_state(policy.model, state["model"])  # before the agent copies the model
         # The adapters are in the policy already.
-        agent = cls(policy, chosen, replace(config, lora_rank=None, lora_alpha=None), env_kwargs=env_kwargs)
+        config_again = replace(config, lora_rank=None, lora_alpha=None)
+        if env is None and saved["make_vec"] is not None:  # it was given: one with the same slots, by the same rules
+            chosen, env_kwargs = make_vec_again(saved["env"], saved["make_vec"], policy.tokenizer), None
+        else:
+            env_kwargs = saved["env_kwargs"] if chosen == saved["env"] else {}
+        agent = cls(policy, chosen, config_again, env_kwargs=env_kwargs)
         agent.config = config
         agent._set_forbidden({int(token): after for token, after in saved["forbidden"].items()})
         agent._restore(state, source, overrides)
         agent.run_options = saved["run_options"]
-        if run_dir is not None and "run_dir" not in overrides:
+        if run_dir is not None and overrides.get("run_dir", run_dir) in (run_dir, str(run_dir)):
             agent.run.go_on(run_dir, saved["run"], saved["log"], (agent.n_iterations, agent.budget))
         return agent
 
@@ -436,7 +447,7 @@ class Agent:
             for name in overrides:
                 state["parts"].pop(name, None)
             self.load_state_dict(state)
-        except (KeyError, ValueError, RuntimeError) as error:  # torch's modules raise RuntimeError for another shape
+        except (AttributeError, KeyError, ValueError, RuntimeError) as error:  # the last is how torch refuses a shape
             raise CheckpointError(
                 f"Expected the state of this agent in {str(source)!r}, actual: {type(error).__name__}: {error}. "
                 "Load it with the version of llmgym that wrote it, and the same kind of model."
@@ -456,7 +467,7 @@ class Agent:
             "rng": self._rng.bit_generator.state,
             "generator": self.policy.generator.get_state(),
             "alarms": self.alarms.state_dict(),
-            "buffers": buffers(self.policy.model),
+            "model": model_state(self.policy.model),
             "parts": {name: part_state(getattr(self, name), adapters=self.policy.has_adapters) for name in self.kept},
         }
 
@@ -470,22 +481,27 @@ class Agent:
         if "generator" in state:
             self.policy.generator.set_state(state["generator"])
         self.alarms.load_state_dict(state["alarms"])
-        put_buffers(self.policy.model, state["buffers"])
+        put_model_state(self.policy.model, state["model"])
         for name, saved in state["parts"].items():
             setattr(self, name, with_state(getattr(self, name), saved))
 
     def _settings(self) -> dict[str, Any]:
         """What a person, and :meth:`load`, want to know of the agent: plain JSON values."""
         env_kwargs = {k: v for k, v in self.training_envs.env_kwargs.items() if k != "tokenizer"}
+        make_vec = make_vec_settings(self.envs) if self._env_was_given else None
+        env_id = None if self._env_was_given and make_vec is None else self.training_envs.env_id
         return {
             "llmgym": llmgym.__version__,
             "algorithm": self.algorithm,
             "run": self.run.id,
-            "env": self.training_envs.env_id,
-            "env_kwargs": _plain(env_kwargs),
+            "env": env_id,
+            "env_kwargs": {} if self._env_was_given else _plain(env_kwargs),
+            "make_vec": make_vec,
             "forbidden": {str(token): list(after) for token, after in self.policy.forbidden.items()},
             "dtype": str(self.policy.model.dtype).removeprefix("torch."),
             "device": self.policy.device.type,
+            "gradient_checkpointing": self.policy.gradient_checkpointing,
+            "max_logits": self.policy.max_logits,
             "config": asdict(self.config),
             "n_timesteps": self.n_timesteps,
             "n_iterations": self.n_iterations,
@@ -513,7 +529,7 @@ class Agent:
 
 def _device(kind: str) -> str | None:
     """Where a policy goes that was on a device of this kind; ``None``: wherever it may."""
-    return None if kind == "cuda" and not torch.cuda.is_available() else kind
+    return kind if kind == "cpu" or (kind == "cuda" and torch.cuda.is_available()) else None
 
 
 def _plain(env_kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -522,7 +538,7 @@ def _plain(env_kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
             json.dumps(value)
         except (TypeError, ValueError) as error:
             raise InvalidOptionError(
-                f"Expected env_kwargs that JSON can hold, actual: {name}={value!r}. Make the agent with plain values, "
-                "or save its model alone by agent.policy.save(folder)."
+                f"Expected env_kwargs that JSON can hold, actual: {name}={value!r}. Make the agent with plain values; "
+                "or write nothing (run_dir=None), and save its model alone by agent.policy.save(folder)."
             ) from error
     return env_kwargs

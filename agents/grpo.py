@@ -29,12 +29,19 @@ import torch
 
 from llmgym.agents.advantages import group_advantages, groups_with_signal, process_advantages, soft_overlong_penalty
 from llmgym.agents.config import Rules
-from llmgym.agents.losses import cispo_loss, clipped_policy_loss, gspo_loss, truncated_importance_weights
-from llmgym.agents.masking import average_tokens, masked_sum
+from llmgym.agents.losses import (
+    cispo_loss,
+    clipped_policy_loss,
+    gspo_loss,
+    sequence_logratio,
+    truncated_importance_weights,
+)
+from llmgym.agents.masking import average_tokens, masked_mean, masked_sum
 from llmgym.agents.minibatches import RolloutTensors, TokenTensors
 from llmgym.agents.passes import Inputs, backward
 from llmgym.agents.policy_gradient import PolicyGradientAgent, PolicyGradientConfig, one_of
 from llmgym.agents.rollout_batches import Bools, Ints, RolloutBatch
+from llmgym.agents.rollout_metrics import check_rewards
 from llmgym.agents.rollouts import collect
 from llmgym.agents.step_metrics import StepMetrics
 from llmgym.agents.training import RunOptions, main
@@ -52,13 +59,14 @@ class GRPOConfig(PolicyGradientConfig):
         problems_per_iteration: Problems posed before each update. More: steadier gradient. Usual: 16 to 512.
         advantages: "z_score" (section 4.1.2), "mean" (Dr. GRPO: hard and easy problems weigh as they are), "rank" (only
             the order of the returns counts) or "leave_one_out" (RLOO: against the mean of the others).
-        supervision: "outcome" (section 4.1.2) or "process" (section 4.1.3: each reasoning step's reward, normalised
-            over the group, pays for the tokens up to it).
+        supervision: "outcome" (section 4.1.2) or "process" (section 4.1.3: each reasoning step's reward, z-scored over
+            the group, pays for the tokens up to it).
         policy_loss: "clip" (eq. 3), "gspo" (one ratio for a response) or "cispo" (the ratio is a clipped weight, and no
             token loses its gradient).
         dynamic_sampling: Further rounds of sampling in which groups without signal are replaced (DAPO). 0: they stay.
-        overlong: Responses that a budget cut off: "keep"; "mask" (left out of the loss) or "penalty" (DAPO eq. 13: up
-            to 1 less return over the last overlong_tokens before max_response_tokens, which must be given).
+        overlong: Responses that a budget cut off: "keep"; "mask" (left out of the loss and of its denominators) or
+            "penalty" (DAPO eq. 13: up to 1 less return over the last overlong_tokens before max_response_tokens, which
+            must be given).
         overlong_tokens: L_cache of DAPO eq. 13.
         importance_cap: Tokens weigh min(pi_learner / pi_sampler, cap), for a sampler whose probabilities differ from
             the learner's. None: the sampler's are taken for the learner's. Usual: 2.
@@ -112,7 +120,11 @@ class GRPOConfig(PolicyGradientConfig):
                 "supervision": one_of(self.supervision, "outcome", "process"),
                 "policy_loss": one_of(self.policy_loss, "clip", "gspo", "cispo"),
                 "dynamic_sampling": (self.dynamic_sampling >= 0, ">= 0"),
-                "overlong": one_of(self.overlong, "keep", "mask", "penalty"),
+                "overlong": (
+                    one_of(self.overlong, "keep", "mask")
+                    if self.supervision == "process"  # the penalty is part of the return
+                    else one_of(self.overlong, "keep", "mask", "penalty")
+                ),
                 "max_response_tokens": (
                     reach is not None if self.overlong == "penalty" else reach is None or reach >= 1,
                     'the budget of new tokens (overlong="penalty" needs it)' if reach is None else ">= 1",
@@ -128,10 +140,13 @@ class GRPOConfig(PolicyGradientConfig):
 
 #: The choices of the papers. Learning rates and batch sizes are left to the model at hand.
 PRESETS: dict[str, dict[str, Any]] = {
-    # arXiv:2402.03300v3, section 4.2.
-    "grpo": {"loss_average": "sequence", "kl_coef": 0.04, "kl_corrected": False},
+    # arXiv:2402.03300v3, section 4.2: one update for each exploration.
+    "grpo": {"loss_average": "sequence", "kl_coef": 0.04, "kl_corrected": False, "n_minibatches": 1},
     # arXiv:2402.03300v3, section 4.1.3; give the environment a process reward.
-    "grpo_process": {"loss_average": "sequence", "kl_coef": 0.04, "kl_corrected": False, "supervision": "process"},
+    "grpo_process": {
+        "loss_average": "sequence", "kl_coef": 0.04, "kl_corrected": False, "n_minibatches": 1,
+        "supervision": "process",
+    },
     # arXiv:2503.20783v1, section 3.
     "dr_grpo": {"advantages": "mean", "loss_average": "constant"},
     # arXiv:2503.14476v1, section 3. Its overlong penalty (eq. 13) needs the environment's budget of new tokens:
@@ -144,7 +159,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # arXiv:2507.18071v2, section 5.1.
     "gspo": {"policy_loss": "gspo", "loss_average": "sequence", "clip_range": 3e-4, "clip_range_high": 4e-4},
-    # arXiv:2506.13585v1, section 3.1: bounded from above only.
+    # arXiv:2506.13585v1, section 3.1: bounded from above only, here by the default range. What the paper takes over
+    # from DAPO beside it is left to further options.
     "cispo": {"policy_loss": "cispo", "loss_average": "token"},
     # Ranks in place of returns.
     "rank": {"advantages": "rank"},
@@ -194,10 +210,12 @@ class GRPO(PolicyGradientAgent):
 
     def _play(self, n_problems: int) -> RolloutBatch:
         seed = int(self._rng.integers(2**31))
-        return collect(self.envs, self.policy, group_size=self.config.group_size, n_groups=n_problems, seed=seed)
+        batch = collect(self.envs, self.policy, group_size=self.config.group_size, n_groups=n_problems, seed=seed)
+        check_rewards(batch)  # before a group that earned NaN could pass for one without signal
+        return batch
 
     def _teaches(self, batch: RolloutBatch) -> Bools:
-        """``(P,)``: which groups have responses that earned different rewards."""
+        """``(P,)``: which groups have responses that earned different rewards, as DAPO's eq. 11 asks."""
         teaches: Bools
         if self.config.supervision == "process":
             data = RolloutTensors(batch, torch.device("cpu"))
@@ -219,9 +237,9 @@ class GRPO(PolicyGradientAgent):
         if config.overlong == "mask":
             data.mask_out(batch.truncated)
         data.advantages = self._advantages(data)
-        # The other groups' loss is 0 throughout.
-        always = config.ent_coef > 0 or (self.reference is not None and config.kl_in == "loss")
-        needed = always | data.advantages.ne(0).view(data.n_groups, -1).any(1).cpu().numpy()
+        teaches = (data.advantages.ne(0) & data.loss_mask).view(data.n_groups, -1).any(1).cpu().numpy()
+        # The other groups' surrogate is 0 throughout.
+        needed = teaches | (config.ent_coef > 0) | (self.reference is not None and config.kl_in == "loss")
         self.optimizer.set_learning_rate(config.learning_rate * self._rate_factor(budget_spent))
 
         metrics = StepMetrics()
@@ -231,7 +249,7 @@ class GRPO(PolicyGradientAgent):
                 self._step(data, groups, needed, metrics)
         return {
             **metrics.means(),
-            "train/groups_with_signal": float(self._teaches(batch).mean()),
+            "train/groups_with_signal": float(teaches.mean()),
             "train/learning_rate": self.optimizer.learning_rate,
         }
 
@@ -247,7 +265,10 @@ class GRPO(PolicyGradientAgent):
                 mask.sum(1), max_tokens=self.max_response_tokens, cache_tokens=config.overlong_tokens
             )
         grouped = returns.view(-1, config.group_size)
-        return data.per_token(group_advantages(grouped, normalization=config.advantages).flatten())
+        advantages = group_advantages(grouped, normalization=config.advantages)
+        # What differs by rounding alone would be a whole rank, or a large z-score.
+        advantages = advantages * groups_with_signal(grouped)[:, None]
+        return data.per_token(advantages.flatten())
 
     def _by_step(self, data: RolloutTensors, rewards: torch.Tensor) -> torch.Tensor:
         """``(B, T)``: section 4.1.3."""
@@ -261,7 +282,8 @@ class GRPO(PolicyGradientAgent):
     def _step(self, data: RolloutTensors, groups: Ints, needed: Bools, metrics: StepMetrics) -> None:
         """One optimiser step on the responses of ``groups``."""
         rows = torch.as_tensor(data.rows(groups), device=data.device)
-        n_sequences, n_tokens = len(rows), int(data.loss_mask[rows].sum())
+        counted = data.loss_mask[rows]
+        n_sequences, n_tokens = int(counted.any(1).sum()), int(counted.sum())
         groups = groups[needed[groups]]
         if len(groups) == 0 or n_tokens == 0:  # nothing in it could teach anything
             return
@@ -301,6 +323,15 @@ class GRPO(PolicyGradientAgent):
         if config.importance_cap is None:
             return loss
         return loss * truncated_importance_weights(old_logprobs, cut.sampler_logprobs, cap=config.importance_cap)
+
+    def _clip_fraction(self, logprobs: torch.Tensor, cut: TokenTensors) -> torch.Tensor | None:
+        config, old_logprobs = self.config, cut.old_logprobs
+        if config.policy_loss == "cispo":  # no gradient stops; what counts is how many weights are bounded
+            bound = 1.0 + (config.clip_range_high or config.clip_range)
+            return masked_mean(((logprobs - old_logprobs).exp() > bound).float(), cut.loss_mask)
+        if config.policy_loss == "gspo":  # the ratio that is clipped is the response's
+            logprobs = old_logprobs + sequence_logratio(logprobs, old_logprobs, cut.response_mask)
+        return super()._clip_fraction(logprobs, cut)
 
 
 def _rows(groups: Ints, group_size: int) -> Ints:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -41,7 +42,8 @@ class StopSignals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
             self.received = signal.Signals(number)
-            os.write(2, _NOTE)  # print is not safe in a handler: it may interrupt another one
+            with suppress(OSError):  # a closed terminal is no reason to lose the iteration
+                os.write(2, _NOTE)  # print is not safe in a handler: it may interrupt another one
         elif number == signal.SIGTERM:
             raise SystemExit(exit_code(signal.SIGTERM))
         else:

@@ -52,6 +52,12 @@ class MixedPrecisionAdamW:
         Raises:
             NotFiniteError: If the gradient is NaN or infinite; the weights are as they were.
         """
+        norm = self.clip()
+        self.apply()
+        return norm
+
+    def clip(self) -> float:
+        """The first half of :meth:`step`, where two optimisers must both be able to go on before one does."""
         for parameter, master in zip(self.parameters, self.masters, strict=True):
             if master is not parameter:
                 master.grad = None if parameter.grad is None else parameter.grad.float()
@@ -60,12 +66,15 @@ class MixedPrecisionAdamW:
             raise NotFiniteError(
                 f"Expected a finite gradient, actual: norm {norm}. Lower the learning rate, or load an earlier save."
             )
+        return norm
+
+    def apply(self) -> None:
+        """The second half of :meth:`step`."""
         self.adam.step()
         with torch.no_grad():
             for parameter, master in zip(self.parameters, self.masters, strict=True):
                 if master is not parameter:
                     parameter.copy_(master)
-        return norm
 
     def state_dict(self) -> dict[str, Any]:
         """All that a step depends on beside the options and the parameters themselves."""

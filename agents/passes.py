@@ -46,25 +46,31 @@ def backward(
         groups: Problems of the minibatch.
         max_tokens: Padded tokens in one pass: memory and speed, never the result.
     """
-    prompt_ids, prompt_lengths = data.prompts(groups)
-    states = model.prompt_states(prompt_ids, prompt_lengths)
-    leaves = states.detached()
-    for part in data.microbatches(groups, max_tokens):
-        share = loss(data.cut(part), _inputs(data, part, prompt_ids, prompt_lengths, leaves))
-        share.backward()  # type: ignore[no-untyped-call]
-    states.backward(leaves)
+    for some in _with_short_prompts(data, groups, max_tokens):
+        prompt_ids, prompt_lengths = data.prompts(some)
+        states = model.prompt_states(prompt_ids, prompt_lengths)
+        leaves = states.detached()
+        for part in data.microbatches(some, max_tokens):
+            share = loss(data.cut(part), _inputs(data, part, prompt_ids, prompt_lengths, leaves))
+            share.backward()  # type: ignore[no-untyped-call]
+        states.backward(leaves)
 
 
 def without_gradient(
     model: Reader, data: RolloutTensors, max_tokens: int
 ) -> Iterator[tuple[Microbatch, TokenTensors, Inputs]]:
     """The whole rollout, a microbatch at a time. Call it under ``torch.no_grad()``."""
-    widest = int(data.batch.prompt_lengths.max())
-    for groups in np.array_split(np.arange(data.n_groups), -(-data.n_groups * widest // _PROMPT_TOKENS)):
+    for groups in _with_short_prompts(data, np.arange(data.n_groups), _PROMPT_TOKENS):
         prompt_ids, prompt_lengths = data.prompts(groups)
         states = model.prompt_states(prompt_ids, prompt_lengths)
         for part in data.microbatches(groups, max_tokens):
             yield part, data.cut(part), _inputs(data, part, prompt_ids, prompt_lengths, states)
+
+
+def _with_short_prompts(data: RolloutTensors, groups: Ints, max_tokens: int) -> list[Ints]:
+    """``groups`` in parts whose prompts fit one pass; one that is longer has a part of its own."""
+    widest = int(data.batch.prompt_lengths[groups * data.batch.group_size].max())
+    return np.array_split(groups, min(len(groups), -(-len(groups) * widest // max_tokens)))
 
 
 def _inputs(

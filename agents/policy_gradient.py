@@ -121,7 +121,7 @@ class PolicyGradientAgent(Agent):
             if config.kl_in == "loss":
                 loss = loss + kl_coef * kl_loss(
                     scores.logprobs,
-                    cut.old_logprobs,
+                    cut.sampler_logprobs,  # whose tokens these are, whatever the learner's ratio starts from
                     cut.ref_logprobs,
                     estimator=config.kl_estimator,
                     corrected=config.kl_corrected,
@@ -137,16 +137,21 @@ class PolicyGradientAgent(Agent):
         assert scores.entropy is not None
         metrics.add("entropy", scores.entropy, mask)
         metrics.add_mean("approx_kl", approx_kl(logprobs, old_logprobs, mask), mask)
-        clipped = clip_fraction(
+        clipped = self._clip_fraction(logprobs, cut)
+        if clipped is not None:
+            metrics.add_mean("clip_fraction", clipped, mask)
+        metrics.largest("first_ratio_error", ((logprobs - old_logprobs).exp() - 1.0).abs(), mask)
+
+    def _clip_fraction(self, logprobs: torch.Tensor, cut: TokenTensors) -> torch.Tensor | None:
+        """Share of the microbatch's tokens whose gradient the clipping stops; ``None`` where nothing clips."""
+        return clip_fraction(
             logprobs,
-            old_logprobs,
+            cut.old_logprobs,
             cut.advantages,
-            mask,
+            cut.loss_mask,
             clip_range=self.config.clip_range,
             clip_range_high=self.config.clip_range_high,
         )
-        metrics.add_mean("clip_fraction", clipped, mask)
-        metrics.largest("first_ratio_error", ((logprobs - old_logprobs).exp() - 1.0).abs(), mask)
 
     def _set_forbidden(self, forbidden: Mapping[int, Sequence[int]]) -> None:
         super()._set_forbidden(forbidden)

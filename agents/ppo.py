@@ -35,6 +35,7 @@ from llmgym.agents.config import Rules
 from llmgym.agents.critics import Critic, ValueHead
 from llmgym.agents.kl import kl_estimate, penalty_coef_update, proportional_coef_update
 from llmgym.agents.losses import (
+    approx_kl,
     clipped_policy_loss,
     clipped_value_loss,
     explained_variance,
@@ -63,11 +64,12 @@ class PPOConfig(PolicyGradientConfig):
         n_epochs: Passes over a roll-out (k). More: each roll-out is used more, off-policy. Usual: 1 to 4.
         target_kl: The epochs end when KL(old, current) of a minibatch exceeds 1.5 times this many nats a token, before
             that step is taken. None: never. Usual: 0.01 to 0.05.
-        advantages: "gae", or "td": one-step temporal difference, which is GAE with gae_lambda 0.
+        advantages: "gae", or "td": one-step temporal difference, GAE with lambda 0 whatever gae_lambda says.
         credit: "token", or "step": all tokens of a reasoning step are one action and share one advantage.
         gamma: Discount of each token (of each reasoning step with credit="step"). Usual: 1.
         gae_lambda: Of the policy's advantages. 0: least variance; 1: least bias. Usual: 0.95 to 1.
-        value_gae_lambda: Of the critic's targets. None: gae_lambda. Usual: 1 (VC-PPO).
+        value_gae_lambda: Of the critic's targets. None: as for the policy's advantages A, so that the targets are
+            A + V_old. Usual: 1 (VC-PPO, VAPO).
         adaptive_lambda: alpha of VAPO: the policy's gae_lambda becomes 1 - 1 / (alpha * length), for each response.
             None: gae_lambda for all. Usual: 0.05.
         whiten_advantages: Whether advantages get mean 0 and standard deviation 1 over the roll-out.
@@ -97,7 +99,7 @@ class PPOConfig(PolicyGradientConfig):
     credit: Literal["token", "step"] = "token"
     gamma: float = 1.0
     gae_lambda: float = 1.0
-    value_gae_lambda: float | None = 1.0
+    value_gae_lambda: float | None = None
     adaptive_lambda: float | None = None
     whiten_advantages: bool = True
     bootstrap_truncated: bool = False
@@ -150,7 +152,10 @@ class PPOConfig(PolicyGradientConfig):
                     self.kl_target is None or (self.kl_target > 0 and self.kl_coef > 0),
                     "> 0, with kl_coef > 0",
                 ),
-                "kl_horizon": (self.kl_horizon >= 1, ">= 1"),
+                "kl_horizon": (
+                    self.kl_horizon >= self.problems_per_iteration * self.responses_per_problem,
+                    f">= the {self.problems_per_iteration * self.responses_per_problem} responses of an iteration",
+                ),
             }
         )
 
@@ -210,13 +215,13 @@ class PPO(PolicyGradientAgent):
             data.ref_logprobs = self._logprobs(self.reference, data)
         self._estimate_advantages(data)
 
-        factor = self._rate_factor(budget_spent)
-        self.optimizer.set_learning_rate(config.learning_rate * factor)
-        self.critic_optimizer.set_learning_rate(self._value_learning_rate * factor)
+        policy_factor = self._rate_factor(budget_spent, since=config.value_pretraining)
+        self.optimizer.set_learning_rate(config.learning_rate * policy_factor)
+        self.critic_optimizer.set_learning_rate(self._value_learning_rate * self._rate_factor(budget_spent))
         metrics = StepMetrics()
         n_steps = self._epochs(data, metrics)
         learning = metrics.means()
-        self._adapt(data, learning)
+        self._adapt(data)
         return {
             **learning,
             "train/explained_variance": float(explained_variance(data.values, data.returns, data.response_mask)),
@@ -242,10 +247,9 @@ class PPO(PolicyGradientAgent):
         gae_lambda: float | torch.Tensor = 0.0 if config.advantages == "td" else config.gae_lambda
         if config.adaptive_lambda is not None:
             gae_lambda = length_adaptive_lambda(mask.sum(1), config.adaptive_lambda)
-        advantages, returns = self._gae(data, rewards, last_values, gae_lambda)
+        advantages, data.returns = self._gae(data, rewards, last_values, gae_lambda)  # targets: A + V_old
         if config.value_gae_lambda is not None:
-            _, returns = self._gae(data, rewards, last_values, config.value_gae_lambda)
-        data.returns = returns  # A + V_old
+            _, data.returns = self._gae(data, rewards, last_values, config.value_gae_lambda)
         data.advantages = whiten(advantages, mask) if config.whiten_advantages else advantages
 
     def _gae(
@@ -323,11 +327,16 @@ class PPO(PolicyGradientAgent):
                 return False
         if self.critic is not None:
             backward(value_loss, self.critic, data, problems, self._microbatch_tokens)
-        norms = {"critic_grad_norm": self.critic_optimizer.step()}
+        norms = {"critic_grad_norm": self.critic_optimizer.clip()}
         if learns:
-            norms["grad_norm"] = self.optimizer.step()
+            norms["grad_norm"] = self.optimizer.clip()  # both are finite, or neither optimiser steps
+            self.optimizer.apply()
+        self.critic_optimizer.apply()
         metrics.end(**norms)
         return True
+
+    def _clip_fraction(self, logprobs: torch.Tensor, cut: TokenTensors) -> torch.Tensor | None:
+        return None if self.config.policy_loss == "penalty" else super()._clip_fraction(logprobs, cut)
 
     def _policy_loss(self, logprobs: torch.Tensor, cut: TokenTensors) -> torch.Tensor:
         """``(b, T)``: the surrogate, negated."""
@@ -354,17 +363,20 @@ class PPO(PolicyGradientAgent):
         return self.config.vf_coef * share
 
     @torch.no_grad()
-    def _adapt(self, data: RolloutTensors, learning: dict[str, Any]) -> None:
-        """The coefficients of both KL penalties follow what was measured."""
-        if self.config.policy_loss == "penalty" and "train/approx_kl" in learning:
-            self.penalty_coef = penalty_coef_update(
-                self.penalty_coef, learning["train/approx_kl"], self.config.penalty_target
-            )
-        if self.config.kl_target is not None:
+    def _adapt(self, data: RolloutTensors) -> None:
+        """The coefficients of both KL penalties follow what is measured, from when the policy begins to move."""
+        config = self.config
+        if self.n_iterations < config.value_pretraining:
+            return
+        if config.policy_loss == "penalty":
+            # After the update: before each step it would miss that step's part.
+            moved = approx_kl(self._logprobs(self.policy, data), data.old_logprobs, data.response_mask)
+            self.penalty_coef = penalty_coef_update(self.penalty_coef, float(moved), config.penalty_target)
+        if config.kl_target is not None:
             to_reference = kl_estimate(data.old_logprobs, data.ref_logprobs, "k1")
             kl = float(masked_sum(to_reference, data.response_mask, dim=1).mean())
             self.kl_coef = proportional_coef_update(
-                self.kl_coef, kl, self.config.kl_target, n_steps=len(data.batch), horizon=self.config.kl_horizon
+                self.kl_coef, kl, config.kl_target, n_steps=len(data.batch), horizon=config.kl_horizon
             )
 
 

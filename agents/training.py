@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from llmgym.agents.checkpoints import find_saved, read_settings
 from llmgym.agents.interrupts import exit_code
 from llmgym.agents.live_view import watch
-from llmgym.agents.metrics import read_metrics
+from llmgym.agents.metrics import LOG_FILE, read_metrics
 from llmgym.agents.saving import AGENT_FILE
 from llmgym.errors import LLMGymError, missing_extra, unknown_name
 from llmgym.keywords import parse_keywords
@@ -83,6 +85,8 @@ def main(
         if arguments is not None:  # whoever called has a way of its own to show errors
             raise
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(exit_code(signal.SIGINT))
 
 
 def start(agent_class: type[Agent], options_class: type[Any], words: Sequence[str], prog: str | None = None) -> None:
@@ -118,6 +122,7 @@ def parse_options(
 
 def train(agent: Agent, options: RunOptions) -> None:
     """Evaluate, train, evaluate and save, as the options say."""
+    agent.run.open(agent.n_iterations)  # so that the first evaluation's responses are kept too
     if options.eval_problems:
         print("before:", agent.evaluate(options.eval_problems))
     agent.run_options = {"eval_problems": options.eval_problems, "save_dir": options.save_dir}
@@ -152,7 +157,7 @@ def resume(words: Sequence[str], prog: str | None = None, agent_class: type[Agen
 def _learn(agent: Agent, title: str, total_timesteps: int | None, max_seconds: float | None) -> None:
     """Learn within the budget, or what is left of an earlier one, in front of a live view."""
     earlier = []
-    if agent.run_dir is not None and agent.n_iterations:
+    if agent.run_dir is not None and (agent.run_dir / LOG_FILE).is_file():
         earlier = [row for row in read_metrics(agent.run_dir) if row["iteration"] <= agent.n_iterations]
     budget = agent.set_budget(total_timesteps, max_seconds)
     last_timestep = None if budget.total_timesteps is None else budget.first_timestep + budget.total_timesteps
@@ -198,7 +203,7 @@ def algorithm_class(name: str | None) -> type[Agent]:
 def _value_of(option: str, words: Sequence[str]) -> str | None:
     """What follows ``--option`` or ``--option=`` among the words; the last one counts."""
     found = None
-    for word, following in zip(words, [*words[1:], None], strict=True):
+    for word, following in zip_longest(words, words[1:]):
         name, equals, value = word.partition("=")
         if name == option:
             found = value if equals else following

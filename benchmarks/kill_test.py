@@ -53,7 +53,7 @@ OPTIONS: dict[str, Any] = {
 }  # fmt: skip
 OWN_OPTIONS: dict[str, dict[str, Any]] = {
     "grpo": {"group_size": 4, "problems_per_iteration": 6},
-    "ppo": {"problems_per_iteration": 24, "kl_target": 1.0, "critic": "head"},
+    "ppo": {"problems_per_iteration": 6, "responses_per_problem": 4, "kl_target": 1.0, "critic": "head"},
 }
 
 

@@ -46,7 +46,7 @@ VARIANTS: dict[str, tuple[str, str | None, dict[str, Any], float]] = {
     "ppo, separate critic": ("ppo", None, {"critic": "model"}, 1.0),
     "ppo, step credit": ("ppo", None, {"credit": "step"}, 1.0),
     "ppo, KL penalty": ("ppo", None, {"policy_loss": "penalty"}, 1.0),
-    "ppo, adaptive lambda": ("ppo", None, {"adaptive_lambda": 0.05}, 1.0),
+    "ppo, adaptive lambda": ("ppo", None, {"adaptive_lambda": 0.05, "value_gae_lambda": 1.0}, 1.0),
     # A learning rate three times too high: is it survived, or warned of?
     "default, 3 x rate": ("grpo", None, {"learning_rate": 3.0}, 1.0),
     "default, 3 x rate, 2 epochs": ("grpo", None, {"learning_rate": 3.0, "n_epochs": 2}, 1.0),

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 from llmgym.agents.policies import Policy  # noqa: E402
 from llmgym.agents.ppo import PPO, PPOConfig  # noqa: E402
 from llmgym.agents.rollouts import RolloutBatch, collect  # noqa: E402
-from llmgym.errors import InvalidOptionError  # noqa: E402
+from llmgym.errors import InvalidOptionError, NotFiniteError  # noqa: E402
 from tests.unit.agent_fakes import VOCABULARY, CountingEchoEnv, SyncVectorEnv, echo_envs, tiny_llama  # noqa: E402
 
 SMALL = PPOConfig(
@@ -57,11 +57,13 @@ def plain_pass(agent: PPO, batch: RolloutBatch, row: int, model: Any) -> tuple[t
 def by_hand(agent: PPO, batch: RolloutBatch, model: Any) -> tuple[list[Any], list[Any]]:
     """GAE backwards over each response's own tokens: advantages and targets, a list of numbers a response."""
     config, advantages, targets = agent.config, [], []
+    of_policy = 0.0 if config.advantages == "td" else config.gae_lambda
+    of_critic = of_policy if config.value_gae_lambda is None else config.value_gae_lambda
     for row in range(len(batch)):
         _, _, values, last = (x.detach() for x in plain_pass(agent, batch, row, model))
         places = np.flatnonzero(batch.response_mask[row])
         following = float(last) if config.bootstrap_truncated and not batch.terminated[row] else 0.0
-        running = {config.gae_lambda: 0.0, config.value_gae_lambda: 0.0}
+        running = {of_policy: 0.0, of_critic: 0.0}
         found: dict[Any, list[float]] = {key: [] for key in running}
         for place in reversed(places):
             value = float(values[place])
@@ -70,20 +72,33 @@ def by_hand(agent: PPO, batch: RolloutBatch, model: Any) -> tuple[list[Any], lis
                 running[lam] = delta + config.gamma * lam * running[lam]
                 found[lam].append(running[lam])
             following = value
-        advantages.append(found[config.gae_lambda][::-1])
-        targets.append(
-            [a + float(values[p]) for a, p in zip(found[config.value_gae_lambda][::-1], places, strict=True)]
-        )
+        advantages.append(found[of_policy][::-1])
+        targets.append([a + float(values[p]) for a, p in zip(found[of_critic][::-1], places, strict=True)])
     return advantages, targets
 
 
-@pytest.mark.parametrize("critic", ["head", "model"])
-@pytest.mark.parametrize("bootstrap", [False, True])
-def test_the_first_gradient_is_the_formula(critic: str, bootstrap: bool) -> None:
+CHANGES: dict[str, dict[str, Any]] = {
+    "head": {},
+    "head, bootstrap": {"bootstrap_truncated": True},
+    "model": {"critic": "model"},
+    "model, bootstrap": {"critic": "model", "bootstrap_truncated": True},
+    "td": {"advantages": "td", "value_gae_lambda": None},
+    "all tokens alike": {"loss_average": "token"},
+    "a constant": {"loss_average": "constant", "max_response_tokens": 7},
+    "clip higher": {"clip_range": 0.05, "clip_range_high": 0.1},
+    "penalty": {"policy_loss": "penalty", "penalty_coef": 0.7},
+}
+
+
+@pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
+def test_the_first_gradient_is_the_formula(changes: dict[str, Any]) -> None:
     """Policy, critic and entropy, with text of the environment in the middle and episodes that a budget cut off."""
     options = {"gamma": 0.9, "gae_lambda": 0.8, "value_gae_lambda": 0.6, "vf_coef": 0.3, "ent_coef": 0.05}
-    agent = make_agent(critic=critic, bootstrap_truncated=bootstrap, whiten_advantages=False, **options)
-    batch = rollout(agent)
+    agent = make_agent(whiten_advantages=False, **options | changes)
+    config, batch = agent.config, rollout(agent)
+    # The policy has moved since it sampled: no ratio is 1.
+    noise = np.random.default_rng(0).normal(0.0, 0.1, size=batch.old_logprobs.shape).astype(np.float32)
+    batch = replace(batch, old_logprobs=batch.old_logprobs + noise * batch.response_mask)
     assert not batch.terminated.all() and batch.terminated.any()
     assert (batch.response_mask.sum(1) < batch.response_lengths).any()
     model = tiny_llama()
@@ -93,8 +108,15 @@ def test_the_first_gradient_is_the_formula(critic: str, bootstrap: bool) -> None
         logprobs, entropies, values, _ = plain_pass(agent, batch, row, model)
         mask = batch.response_mask[row, : len(logprobs)]
         ratio = (logprobs - torch.from_numpy(batch.old_logprobs[row, : len(logprobs)])).exp()[mask]
-        terms = ratio * torch.tensor(advantages[row]) + 0.05 * entropies[mask]
-        policy_loss = policy_loss - terms.mean() / len(batch)
+        advantage = torch.tensor(advantages[row], dtype=torch.float32)
+        if config.policy_loss == "penalty":
+            surrogate = ratio * advantage - 0.7 * (ratio - 1 - ratio.log())
+        else:
+            clipped = ratio.clamp(1 - config.clip_range, 1 + (config.clip_range_high or config.clip_range))
+            surrogate = torch.minimum(ratio * advantage, clipped * advantage)
+        terms = (surrogate + 0.05 * entropies[mask]).sum()
+        divisor = {"sequence": mask.sum() * len(batch), "token": batch.n_timesteps, "constant": 7 * len(batch)}
+        policy_loss = policy_loss - terms / int(divisor[config.loss_average])
         value_loss = value_loss + ((torch.tensor(targets[row]) - values[mask]) ** 2).sum() / batch.n_timesteps
     names, own = zip(*model.named_parameters(), strict=True)
     expected_policy = torch.autograd.grad(policy_loss, own, retain_graph=True, allow_unused=True)
@@ -178,6 +200,86 @@ def test_epochs_end_when_the_policy_has_moved_too_far() -> None:
     assert 0 < metrics["train/epochs_done"] < 4
     # The step that would have gone too far was not taken, and its numbers are not in the means.
     assert metrics["train/approx_kl"] <= 1.5 * 0.002
+
+
+def test_the_bound_is_one_and_a_half_times_the_target() -> None:
+    options: dict[str, Any] = {"n_minibatches": 2, "learning_rate": 0.01}
+    loose = make_agent(**options)
+    batch = rollout(loose)
+    second = 2 * loose.update(batch)["train/approx_kl"]  # the first minibatch's is 0, and the mean is over both
+    for share, n_steps in ((1.45, 2), (1.55, 1)):
+        assert make_agent(**options, target_kl=second / share).update(batch)["train/epochs_done"] * 2 == n_steps
+
+
+def test_the_penalty_is_adapted_to_the_kl_after_the_update() -> None:
+    """One step only: before it the policies are one, after it they are far apart."""
+    agent = make_agent(policy_loss="penalty", learning_rate=0.05, penalty_target=0.01)
+    metrics = agent.update(rollout(agent))
+    assert metrics["train/approx_kl"] < 1e-6
+    assert metrics["train/penalty_coef"] == 2.0
+    assert "train/clip_fraction" not in metrics  # nothing clips
+
+
+def test_value_pretraining_leaves_both_coefficients_alone() -> None:
+    agent = make_agent(policy_loss="penalty", value_pretraining=2, kl_coef=0.1, kl_target=1.0, kl_horizon=100)
+    for _ in range(2):
+        agent.iterate()
+    assert (agent.penalty_coef, agent.kl_coef) == (1.0, 0.1)
+    agent.iterate()
+    assert agent.kl_coef != 0.1
+
+
+@pytest.mark.parametrize("kl_in", ["loss", "reward"])
+def test_the_adapted_kl_coefficient_is_the_one_that_counts(kl_in: str) -> None:
+    gradients = []
+    for configured in (0.7, 0.1):
+        agent = make_agent(kl_coef=configured, kl_in=kl_in, kl_estimator="k1", whiten_advantages=False)
+        shifted_reference(agent)
+        agent.kl_coef = 0.7
+        agent.update(rollout(agent))
+        gradients.append(torch.cat([p.grad.flatten() for p in agent.policy.model.parameters() if p.grad is not None]))
+    assert torch.allclose(*gradients, atol=1e-6)
+
+
+def test_the_kl_that_is_adapted_to_is_that_of_whole_responses() -> None:
+    agent = make_agent(kl_coef=0.1, kl_target=1e-6, kl_horizon=12)
+    reference, batch = shifted_reference(agent), rollout(agent)
+    total = 0.0
+    for row in range(len(batch)):
+        theirs = plain_pass(agent, batch, row, reference)[0].detach().numpy()
+        difference = batch.old_logprobs[row, : len(theirs)] - theirs
+        total += float(difference[batch.response_mask[row, : len(theirs)]].sum()) / len(batch)
+    agent.config = replace(agent.config, kl_target=total / 1.1)  # 10 % above its target
+    agent.update(batch)
+    assert agent.kl_coef == pytest.approx(0.1 * (1 + 0.1), rel=1e-4)
+
+
+def test_a_head_learns_ten_times_as_fast_unless_told_otherwise() -> None:
+    for options, factor in (({}, 10), ({"critic": "model"}, 1), ({"value_learning_rate": 6e-4}, 2)):
+        agent = make_agent(learning_rate=3e-4, **options)
+        agent.update(rollout(agent))
+        assert agent.critic_optimizer.learning_rate == pytest.approx(factor * agent.optimizer.learning_rate)
+
+
+def test_the_policy_warms_up_when_it_begins_to_move() -> None:
+    agent = make_agent(value_pretraining=3, warmup_iterations=3)
+    rates = []
+    for _ in range(5):
+        agent.iterate()
+        rates.append((agent.optimizer.learning_rate, agent.critic_optimizer.learning_rate))
+    assert [rate / 3e-4 for rate, _ in rates] == pytest.approx([0, 0, 0, 0.25, 0.5])
+    assert [rate / 3e-3 for _, rate in rates] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
+
+
+def test_neither_optimiser_steps_when_one_gradient_is_not_finite() -> None:
+    agent = make_agent(critic="model")
+    assert agent.critic is not None
+    agent.policy.model.lm_head.weight.register_hook(lambda gradient: gradient * float("nan"))
+    before = flat(agent.critic.parameters()), flat(agent.policy.model.parameters())
+    with pytest.raises(NotFiniteError):
+        agent.update(rollout(agent))
+    assert torch.equal(flat(agent.critic.parameters()), before[0])
+    assert torch.equal(flat(agent.policy.model.parameters()), before[1])
 
 
 def test_the_penalty_variant_follows_its_target() -> None:
@@ -306,6 +408,7 @@ def test_adaptive_lambda_is_nearer_to_one_for_longer_responses() -> None:
         ("value_gae_lambda", -0.1),
         ("gamma", 1.1),
         ("adaptive_lambda", 0.0),
+        ("kl_horizon", 11),
         ("credit", "response"),
         ("advantages", "z_score"),
         ("policy_loss", "gspo"),
