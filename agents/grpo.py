@@ -116,8 +116,12 @@ class GRPOConfig(PolicyGradientConfig):
                     1 <= self.n_minibatches <= self.problems_per_iteration,
                     f"in [1, problems_per_iteration={self.problems_per_iteration}] (groups are not divided)",
                 ),
-                "advantages": one_of(self.advantages, "z_score", "mean", "rank", "leave_one_out"),
                 "supervision": one_of(self.supervision, "outcome", "process"),
+                "advantages": (
+                    one_of(self.advantages, "z_score")
+                    if self.supervision == "process"  # section 4.1.3 has no other
+                    else one_of(self.advantages, "z_score", "mean", "rank", "leave_one_out")
+                ),
                 "policy_loss": one_of(self.policy_loss, "clip", "gspo", "cispo"),
                 "dynamic_sampling": (self.dynamic_sampling >= 0, ">= 0"),
                 "overlong": (

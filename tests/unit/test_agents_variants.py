@@ -15,7 +15,8 @@ torch = pytest.importorskip("torch")
 from llmgym.agents.grpo import GRPO, PRESETS, GRPOConfig  # noqa: E402
 from llmgym.agents.policies import Policy  # noqa: E402
 from llmgym.agents.rollouts import RolloutBatch, collect  # noqa: E402
-from llmgym.errors import InvalidOptionError  # noqa: E402
+from llmgym.envs.copy import CopyVectorEnv  # noqa: E402
+from llmgym.errors import InvalidOptionError, NotFiniteError  # noqa: E402
 from tests.unit.agent_fakes import VOCABULARY, CountingEchoEnv, tiny_llama  # noqa: E402
 
 G, P = 4, 6
@@ -170,18 +171,32 @@ def test_process_supervision_needs_reasoning_steps() -> None:
         agent.update(replace(rollout(agent), step_index=None))
 
 
-def test_masked_overlong_responses_leave_the_loss_and_stay_in_their_group() -> None:
-    agent = make_agent(overlong="mask", loss_average="token")
+@pytest.mark.parametrize("loss_average", ["sequence", "token", "constant"])
+def test_masked_overlong_responses_leave_the_loss_and_stay_in_their_group(loss_average: str) -> None:
+    """They leave every denominator too."""
+    agent = make_agent(overlong="mask", loss_average=loss_average, max_response_tokens=7)
     batch = rollout(agent)
-    assert 0 < batch.truncated.sum() < len(batch)
+    kept = ~batch.truncated
+    assert 0 < kept.sum() < len(batch)
     advantages = z_scores(batch.episode_returns)
-    counted = batch.response_mask[~batch.truncated].sum()
-    check_gradient(
-        agent,
-        batch,
-        lambda logprobs, i: clipped(logprobs, chosen(batch.old_logprobs, batch, i), advantages[i]).sum() / counted,
-        weights=(~batch.truncated).astype(float),
-    )
+
+    def loss_of(logprobs: Any, i: int) -> Any:
+        terms = clipped(logprobs, chosen(batch.old_logprobs, batch, i), advantages[i]).sum()
+        divisors = {
+            "sequence": len(logprobs) * kept.sum(), "token": batch.response_mask[kept].sum(), "constant": 7 * kept.sum(),
+        }  # fmt: skip
+        return terms / int(divisors[loss_average])
+
+    check_gradient(agent, batch, loss_of, weights=kept.astype(float))
+
+
+def test_a_minibatch_that_is_masked_out_takes_no_step() -> None:
+    agent = make_agent(overlong="mask")
+    batch = rollout(agent)
+    before = agent.policy.model.lm_head.weight.detach().clone()
+    metrics = agent.update(replace(batch, terminated=np.zeros_like(batch.terminated)))
+    assert torch.equal(agent.policy.model.lm_head.weight, before)
+    assert metrics["train/groups_with_signal"] == 0.0
 
 
 def test_the_overlong_penalty_is_a_slope() -> None:
@@ -194,6 +209,68 @@ def test_the_overlong_penalty_is_a_slope() -> None:
     check_gradient(
         agent, batch, lambda logprobs, i: clipped(logprobs, chosen(batch.old_logprobs, batch, i), advantages[i]).mean()
     )
+
+
+def test_a_penalty_for_length_is_signal_too() -> None:
+    agent = make_agent(overlong="penalty", max_response_tokens=5, overlong_tokens=3)
+    batch = rollout(agent)
+    metrics = agent.update(replace(batch, rewards=np.zeros_like(batch.rewards)))
+    assert metrics["train/groups_with_signal"] > 0.5
+    assert metrics["train/grad_norm"] > 0
+
+
+@pytest.mark.parametrize("normalization", ["z_score", "rank"])
+def test_rounding_is_no_signal(normalization: str) -> None:
+    agent = make_agent(advantages=normalization)
+    batch = rollout(agent)
+    rewards = np.zeros_like(batch.rewards)
+    last = [int(np.flatnonzero(row)[-1]) for row in batch.response_mask]
+    rewards[np.arange(len(batch)), last] = 0.3 + 1e-8 * np.arange(len(batch))
+    before = agent.policy.model.lm_head.weight.detach().clone()
+    assert agent.update(replace(batch, rewards=rewards))["train/groups_with_signal"] == 0.0
+    assert torch.equal(agent.policy.model.lm_head.weight, before)
+
+
+def test_the_share_of_clipped_tokens_is_that_of_each_loss() -> None:
+    batch = rollout(make_agent())
+    ratios = []
+    for row in range(len(batch)):
+        logprobs = logprobs_of(tiny_llama(), batch, row).detach()
+        ratios.append((logprobs - chosen(batch.old_logprobs, batch, row)).exp())
+    advantages = z_scores(batch.episode_returns)
+    weights = torch.cat(ratios)
+    cispo = make_agent(policy_loss="cispo", clip_range_high=0.1).update(batch)["train/clip_fraction"]
+    assert cispo == pytest.approx(float((weights > 1.1).float().mean()), abs=1e-6)
+    gspo = make_agent(policy_loss="gspo", clip_range=0.05, clip_range_high=0.05).update(batch)["train/clip_fraction"]
+    clipped_tokens = 0
+    for ratio, advantage in zip(ratios, advantages, strict=True):
+        whole = float(ratio.log().mean().exp())
+        stopped = (advantage > 0 and whole > 1.05) or (advantage < 0 and whole < 0.95)
+        clipped_tokens += len(ratio) * stopped
+    assert gspo == pytest.approx(clipped_tokens / len(weights), abs=1e-6)
+    assert 0 < gspo < 1
+
+
+def test_a_kl_penalty_in_the_loss_corrects_for_the_sampler() -> None:
+    """With an importance cap the surrogate's ratio starts from the learner; the tokens are still the sampler's."""
+    agents = [make_agent(kl_coef=coef, importance_cap=1e9, loss_average="sequence") for coef in (0.5, 1e-12)]
+    batch, model, penalty = rollout(agents[0]), tiny_llama(), torch.zeros(())
+    for agent in agents:
+        assert agent.reference is not None
+        with torch.no_grad():
+            for parameter in agent.reference.model.parameters():
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+        agent.update(batch)
+    for row in range(len(batch)):
+        mine, theirs = (logprobs_of(m, batch, row) for m in (model, agents[0].reference.model))
+        x = mine - theirs.detach()
+        ratio = (mine - chosen(batch.old_logprobs, batch, row)).exp()
+        penalty = penalty + 0.5 * (ratio * ((-x).exp() + x - 1)).mean() / len(batch)
+    penalty.backward()
+    parameters = (agent.policy.model.parameters() for agent in agents)
+    for one, other, expected in zip(*parameters, model.parameters(), strict=True):
+        if expected.grad is not None:
+            assert torch.allclose(one.grad - other.grad, expected.grad, atol=1e-5, rtol=1e-3)
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
@@ -237,7 +314,12 @@ def test_groups_without_signal_are_replaced_and_counted() -> None:
     prompts = [batch.prompt_of(row).tolist() for row in range(len(batch))]
     assert all(prompts[row] == prompts[row - row % G] for row in range(len(batch)))
     again = copy_agent(dynamic_sampling=50)
+    played: list[RolloutBatch] = []
+    play = again._play
+    again._play = lambda n_problems: played.append(play(n_problems)) or played[-1]  # type: ignore[method-assign]
     metrics = again.iterate()
+    written = sum(batch.n_timesteps for batch in played)
+    assert written == round(metrics["rollout/length"] * P * G) + metrics["rollout/replaced_timesteps"]
     assert metrics["rollout/replaced_timesteps"] > 0
     assert again.n_timesteps == round(metrics["rollout/length"] * P * G) + metrics["rollout/replaced_timesteps"]
     assert metrics["train/groups_with_signal"] == 1.0
@@ -250,6 +332,37 @@ def test_replacing_is_bounded() -> None:
     assert len(batch) == P * G
     assert metrics["rollout/replaced_groups"] == 3 * P
     assert agent.update(batch)["train/groups_with_signal"] == 0.0
+
+
+class SpoiledCopyVectorEnv(CopyVectorEnv):
+    """Pays NaN now and then."""
+
+    n_steps = 0
+
+    def step(self, actions: Any) -> Any:
+        observations, rewards, *rest = super().step(actions)
+        self.n_steps += 1
+        return observations, np.where(self.n_steps % 7 == 0, np.nan, rewards), *rest
+
+
+def test_a_reward_that_is_no_number_is_not_replaced() -> None:
+    envs = SpoiledCopyVectorEnv(num_envs=P * G, n_symbols=5, autoreset_mode="disabled")
+    config = GRPOConfig(group_size=G, problems_per_iteration=P, n_minibatches=2, run_dir=None, dynamic_sampling=50)
+    with pytest.raises(NotFiniteError, match="reward"):
+        GRPO(tiny_llama(VOCABULARY), envs, config).collect()
+
+
+# -- long prompts -----------------------------------------------------------------------------------------------------
+
+
+def test_prompts_in_several_passes_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    gradients = []
+    for tokens in (10_000, 1):
+        monkeypatch.setattr("llmgym.agents.passes._PROMPT_TOKENS", tokens)
+        agent = make_agent(kl_coef=0.5, microbatch_tokens=tokens)
+        agent.update(rollout(agent))
+        gradients.append(torch.cat([p.grad.flatten() for p in agent.policy.model.parameters()]))
+    assert torch.allclose(*gradients, atol=1e-6, rtol=1e-4)
 
 
 # -- names ------------------------------------------------------------------------------------------------------------
@@ -278,6 +391,8 @@ def test_unknown_presets_are_named() -> None:
     ("name", "value", "others"),
     [
         ("supervision", "step", {}),
+        ("advantages", "rank", {"supervision": "process"}),
+        ("overlong", "penalty", {"supervision": "process", "max_response_tokens": 64}),
         ("policy_loss", "ppo", {}),
         ("kl_estimator", "k4", {}),
         ("kl_in", "advantage", {}),
