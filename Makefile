@@ -12,7 +12,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install -qq
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow lint format check coverage model bench clean
+.PHONY: help setup demo test slow lint format check coverage model bench mutate clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -61,6 +61,10 @@ model: $(READY) ## Make llmgym/assets/tiny-reasoner again, from nothing
 
 bench: $(READY) ## Measure environment steps a second, single and batched
 	@$(BIN)/python benchmarks/env_throughput.py
+
+mutate: $(READY) ## Count how many planted errors in the formulas the golden tests find (half an hour)
+	@$(PIP) cosmic-ray==8.7.0 -c requirements/dev.txt
+	@nice $(BIN)/python scripts/mutate.py
 
 clean: ## Remove .venv, caches and build results
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage* htmlcov

@@ -310,7 +310,8 @@ class PPO(PolicyGradientAgent):
             metrics.add_share("loss", share)
             if scores.values is None:
                 return share
-            return share * learns + self._value_share(scores.values, cut, sizes, metrics)
+            of_critic = self._value_share(scores.values, cut, sizes, metrics)
+            return share + of_critic if learns else of_critic
 
         def value_loss(cut: TokenTensors, inputs: Inputs) -> torch.Tensor:
             """This microbatch's share of the critic's loss, for a model apart."""
