@@ -108,7 +108,7 @@ def run_one(task_name: str, variant: str, seed: int, scale: float) -> dict[str, 
     common = options | {
         "seed": seed,
         "run_dir": None,
-        "learning_rate": task.learning_rate * options.get("learning_rate"),
+        "learning_rate": task.learning_rate * options.get("learning_rate", 1.0),
         "max_response_tokens": task.max_new_tokens,
     }
     if algorithm == "grpo":
