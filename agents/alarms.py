@@ -147,9 +147,9 @@ class Rule:
 
 
 def number(metrics: Mapping[str, Any], name: str) -> float | None:
-    """A metric, if it is there and a finite number."""
+    """A metric, if it is there and a number; an infinite one is, and above every limit."""
     value = metrics.get(name)
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+    return float(value) if isinstance(value, (int, float)) and not math.isnan(value) else None
 
 
 # -- the rules --------------------------------------------------------------------------------------------------------
@@ -224,6 +224,7 @@ def _ratio(metrics: Mapping[str, Any], memory: Memory) -> str | None:
 
 def _gradient(metrics: Mapping[str, Any], memory: Memory) -> str | None:
     *before, now = memory.recent["train/grad_norm"]
+    before = [norm for norm in before if norm > 0]  # iterations in which nothing could be learned are no measure
     if len(before) < WINDOW or now <= LARGEST_GRAD_GROWTH * median(before):
         return None
     return f"train/grad_norm is {now:.3g}; its median over {len(before)} iterations is {median(before):.3g}."

@@ -152,6 +152,7 @@ class RunLog:
             if (mode := wandb_mode()) is not None:
                 makers.append(("wandb", "pip install wandb", lambda: WandB(folder, name, mode, self._wandb_id)))
             self._trackers = [t for maker in makers if (t := _made(*maker)) is not None]
+            self._purge = None  # once: what is written from now on is not to be forgotten
         return self._trackers
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -121,7 +122,8 @@ class Run:
         """Let go of the folder; :meth:`open` takes it again."""
         if self._is_open:
             assert self.folder is not None
-            self._log_position = self.log.position()
+            with suppress(OSError):  # a full disk has been reported already
+                self._log_position = self.log.position()
             self.log.close()
             release(self.folder)
             self._is_open = False

@@ -176,6 +176,22 @@ def test_what_is_missing_or_no_number_raises_nothing() -> None:
     assert raised == ["kl_to_ref_blow_up"]
 
 
+@pytest.mark.parametrize(
+    ("metric", "name"),
+    [
+        ("train/first_ratio_error", "first_ratio"),
+        ("train/kl_to_ref", "kl_to_ref_blow_up"),
+        ("train/approx_kl", "kl_blow_up"),
+    ],
+)
+def test_an_infinite_metric_is_above_every_limit(metric: str, name: str) -> None:
+    assert [alarm for _, alarm in run((8, {}), (6, {metric: float("inf")}))] == [name]
+
+
+def test_a_first_gradient_after_none_is_no_blow_up() -> None:
+    assert run((8, {"train/grad_norm": 0.0}), (8, {"train/grad_norm": 0.4})) == []
+
+
 @pytest.mark.parametrize("cut", [1, 4, 16, 19, 27])
 def test_state_survives_a_checkpoint(cut: int) -> None:
     columns = RECORDED["rate_9e-4_seed_0"]

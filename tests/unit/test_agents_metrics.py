@@ -111,6 +111,7 @@ def test_a_resumed_run_logs_what_an_unbroken_one_does(tmp_path: Path) -> None:
     for i in range(4, 8):
         unbroken.write(line(i))
         resumed.write(line(i))
+        resumed.close()  # as an evaluation does: what is opened again forgets nothing
     unbroken.close()
     resumed.close()
     mine, theirs = read_metrics(tmp_path / "killed"), read_metrics(tmp_path / "unbroken")
@@ -322,7 +323,9 @@ def test_the_page_explains_every_metric_and_no_other() -> None:
     grpo = logged(GRPO(tiny_llama(), echo_envs(8, AutoresetMode.SAME_STEP), group_size=4, dynamic_sampling=2, **TINY))
     ppo = logged(PPO(tiny_llama(), echo_envs(8, AutoresetMode.SAME_STEP), policy_loss="penalty", target_kl=1.0, **TINY))
     assert ppo - grpo == rows_of("PPO\n")
-    assert grpo - ppo == rows_of("GRPO\n") | {"rollout/replaced_groups", "rollout/replaced_timesteps"}
+    # Where nothing clips (the penalised objective) there is no share of clipped tokens.
+    only_here = {"rollout/replaced_groups", "rollout/replaced_timesteps", "train/clip_fraction"}
+    assert grpo - ppo == rows_of("GRPO\n") | only_here
     in_tables = set(re.findall(r"^\| `(\w+/[\w<>]+)` \|", PAGE, flags=re.MULTILINE)) | rows_of("Where the run is")
     assert in_tables == grpo | ppo | {"run", "alarms"}
     mentioned = set(re.findall(r"`((?:rollout|train|time|reward)/[\w<>]+)`", PAGE))
