@@ -14,6 +14,7 @@ import copy
 import importlib
 import importlib.util
 import json
+import math
 import os
 import re
 import sys
@@ -90,7 +91,7 @@ def save_pretrained(model: PreTrainedModel, folder: str | os.PathLike[str]) -> N
     """Write a model so that :func:`load_pretrained` and ``AutoModelForCausalLM`` read it back.
 
     Of a model with an adapter only the adapter is written, and the name of its base: a hub name, or a folder that no
-    agent wrote. Where the base has no such name, or its weights were changed after they were loaded, it is written
+    agent wrote. Where :func:`load_pretrained` did not load the base, or its weights are others by now, it is written
     into the same folder, as transformers expects it there.
 
     Args:
@@ -137,7 +138,7 @@ def _load_model(name: str, dtype: torch.dtype, *, of_adapter: str | None = None,
     """A causal language model without adapters; ``whole``: its folder holds an adapter too."""
     options = {"adapter_kwargs": {"subfolder": "leave-the-adapter"}} if whole else {}
     try:
-        return AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **options)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **options)
     except (OSError, ValueError) as error:
         what = "the model" if of_adapter is None else f"the base of the adapter {of_adapter!r}"
         mend = "Look at its config.json, and at transformers' list of causal language models."
@@ -150,6 +151,30 @@ def _load_model(name: str, dtype: torch.dtype, *, of_adapter: str | None = None,
             f"Expected {what} to be one that transformers can load, actual: {name!r}: "
             f"{type(error).__name__}: {str(error).strip().splitlines()[0]} {mend}"
         ) from error
+    model.llmgym_loaded_as = (name, _fingerprint(model))
+    return model
+
+
+def _fingerprint(model: PreTrainedModel) -> dict[str, tuple[Any, ...]]:
+    """Parameter -> what changes with it: shape, precision, and two sums over its numbers.
+
+    A hash of the bytes would take a minute for a model of some billions of parameters.
+    """
+    with torch.no_grad():
+        sums = {name: (p.double().sum().cpu(), p.double().square().sum().cpu()) for name, p in model.named_parameters()}
+    return {
+        name: (tuple(p.shape), p.dtype, float(sums[name][0]), float(sums[name][1]))
+        for name, p in model.named_parameters()
+    }
+
+
+def _same_fingerprint(one: dict[str, tuple[Any, ...]], other: dict[str, tuple[Any, ...]]) -> bool:
+    """Whether both are of the same weights; sums may differ by rounding between devices."""
+    return one.keys() == other.keys() and all(
+        mine[:2] == other[name][:2]
+        and all(math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) for a, b in zip(mine[2:], other[name][2:], strict=True))
+        for name, mine in one.items()
+    )
 
 
 def _find_tokenizer(*names: str) -> Tokenizer | None:
@@ -169,13 +194,12 @@ def _find_tokenizer(*names: str) -> Tokenizer | None:
 
 def _name_again(base: PreTrainedModel) -> str | None:
     """A name under which the same base can be loaded again; ``None`` where there is none for certain."""
-    name = str(base.config.name_or_path or "")
-    # A tensor counts what is written into it: none has changed since transformers read the files.
-    if any(parameter._version for parameter in base.parameters()):
+    name, as_loaded = getattr(base, "llmgym_loaded_as", (None, {}))
+    if name is None or not _same_fingerprint(as_loaded, _fingerprint(base)):
         return None
     folder = Path(name)
-    if not name or not folder.is_dir():
-        return name or None
+    if not folder.is_dir():
+        return str(name)
     # What agents write they also replace, and the package may be installed elsewhere.
     ours = folder.is_relative_to(_ASSETS) or (folder / _ADAPTER_CONFIG).exists()
     ours = ours or any((place / AGENT_FILE).exists() for place in (folder, folder.absolute().parent))

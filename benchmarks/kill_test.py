@@ -1,6 +1,6 @@
 """Kill a training at random moments, resume it each time, and compare it with one that was never killed.
 
-    python benchmarks/kill_test.py                                  # GRPO, 50 kills: about ten minutes on one core
+    python benchmarks/kill_test.py                                  # GRPO, 50 kills: about ten minutes on one idle core
     python benchmarks/kill_test.py --algorithm ppo --kills 100
 
 The shipped model learns on ``llmgym/MathReason-v0``, two epochs of two minibatches in each iteration, once in one go
@@ -72,7 +72,7 @@ class KillTest:
 
     algorithm: Literal["grpo", "ppo"] = "grpo"
     kills: int = 50
-    iterations: int = 100
+    iterations: int = 40
     seed: int = 0
     output: Path | None = None
     n_threads: int = 1
@@ -212,7 +212,7 @@ def killed(test: KillTest, run_dir: Path, seconds: float, n_iterations: int, con
         lives.killed[where] += 1
         lives.lost += max(0, reached - newest_iteration(run_dir))
         console.print(
-            f"kill {sum(lives.killed.values()):3}  iteration {max(reached, 0):4} of {n_iterations}  {where}  "
+            f"kill {sum(lives.killed.values()):3}  iteration {reached if reached >= 0 else '-':>4} of {n_iterations}  {where}  "
             f"({time.monotonic() - started:.0f} s)",
             highlight=False,
         )

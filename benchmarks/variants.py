@@ -66,7 +66,7 @@ N_PROBLEMS = 500
 
 TASKS = {
     "math": Task("llmgym/MathReason-v0", 60_000, 3e-4, 128, {"rewards": {"correctness": 1.0, "format": 0.1}}),
-    "copy": Task("llmgym/Copy-v0", 60_000, 1e-3, 5, {"n_digits": 4, "n_symbols": 5}),
+    "copy": Task("llmgym/Copy-v0", 40_000, 1e-3, 4, {"n_digits": 3, "n_symbols": 4}),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -326,6 +327,34 @@ def test_a_base_that_was_trained_after_loading_is_not_named(peft: Any, folder: P
     policy.add_lora(2)
     policy.save(tmp_path / "saved")
     assert torch.equal(logprobs(Policy.load(tmp_path / "saved", device="cpu")), trained)
+
+
+@pytest.mark.parametrize("change", ["merged", "copied", "data", "precision"])
+def test_a_base_that_is_no_longer_what_its_name_leads_to_is_written(
+    peft: Any, folder: Path, tmp_path: Path, change: str
+) -> None:
+    """Otherwise the adapters would come back on another model, without a word."""
+    policy = Policy.load(folder)
+    if change == "merged":
+        policy.add_lora(2)
+        with torch.no_grad():
+            for name, parameter in policy.model.named_parameters():
+                if "lora_B" in name:
+                    parameter.fill_(0.3)
+        policy = policy.merged()
+    elif change == "copied":
+        with torch.no_grad():
+            next(policy.model.parameters()).add_(0.1)
+        policy = Policy(copy.deepcopy(policy.model), policy.tokenizer)
+    elif change == "data":
+        policy.model.lm_head.weight.data *= 2
+    else:
+        policy = Policy(policy.model.to(torch.bfloat16).to(torch.float32), policy.tokenizer)
+    policy.add_lora(2)
+    policy.save(tmp_path / "saved")
+    again = dict(Policy.load(tmp_path / "saved").model.named_parameters())
+    for name, parameter in policy.model.named_parameters():
+        assert torch.equal(again[name], parameter), name
 
 
 def test_a_base_that_a_run_may_replace_is_not_named(peft: Any, folder: Path, tmp_path: Path) -> None:
