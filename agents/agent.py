@@ -49,7 +49,6 @@ from llmgym.agents.policies import Policy
 from llmgym.agents.rollout_batches import RolloutBatch
 from llmgym.agents.rollout_metrics import check_losses, check_rewards, rollout_metrics
 from llmgym.agents.runs import Budget, Run
-from llmgym.agents.trajectories import trajectories_text, write_trajectories
 from llmgym.errors import CheckpointError, InvalidOptionError, NotFiniteError
 
 #: Told of the agent and the metrics after each iteration; ``False`` stops the training.
@@ -203,7 +202,7 @@ class Agent:
         self.set_budget(total_timesteps, max_seconds)
         self.stopped_by = None
         with self.run, StopSignals() as signals, progress_line(progress_bar) as show:
-            self._checkpoint()  # from the very start there is something to go on from
+            self.checkpoint()  # from the very start there is something to go on from
             while (share := self.budget_spent) < 1.0:
                 try:
                     metrics = self.iterate(share)
@@ -214,8 +213,8 @@ class Agent:
                 if stop or signals.received is not None:
                     break
                 if self.n_iterations % self.config.checkpoint_every == 0:
-                    self._checkpoint()
-            self._checkpoint()
+                    self.checkpoint()
+            self.checkpoint()
         if signals.received is not None:
             self._stop(signals.received)
         return self
@@ -240,8 +239,8 @@ class Agent:
             )
         return self.budget
 
-    def _checkpoint(self) -> None:
-        """Write down where the run is, unless that is done already."""
+    def checkpoint(self) -> None:
+        """Write down where the run is, unless that is done already; :meth:`learn` does it by itself."""
         now = (self.n_iterations, self.budget)
         seconds = self.run.checkpoint(self.n_iterations, now, self._settings, self.state_dict, self.policy.save)
         self.train_seconds += seconds
@@ -350,9 +349,7 @@ class Agent:
                 result = evaluate(self.policy, envs, n_problems=n_problems, samples=samples, seed=seed)
         finally:
             envs.close()
-        if self.log.folder is not None:  # inside a run
-            write_trajectories(self.log.folder, result, self.n_iterations)
-            self.log.text("evaluation", trajectories_text(result, self.n_iterations), self.n_iterations)
+        self.run.keep_responses(result, self.n_iterations)
         return result
 
     def save(self, folder: str | Path) -> Path:
@@ -425,7 +422,10 @@ class Agent:
         agent._restore(state, source, overrides)
         agent.run_options = saved["run_options"]
         if run_dir is not None and overrides.get("run_dir", run_dir) in (run_dir, str(run_dir)):
-            agent.run.go_on(run_dir, saved["run"], saved["log"], (agent.n_iterations, agent.budget))
+            # With other options the checkpoint on disk is not that of this agent, and a new one is written at once.
+            same = env is None and not overrides
+            state = (agent.n_iterations, agent.budget) if same else None
+            agent.run.go_on(run_dir, saved["run"], saved["log"], state)
         return agent
 
     @classmethod

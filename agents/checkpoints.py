@@ -2,7 +2,7 @@
 
 ::
 
-    agent.json            settings and counters, to be read by people; size and SHA-256 of every file
+    agent.json            settings and counters, to be read by people; size and SHA-256 of every file, and its own
     model.safetensors     the policy, with config.json and the tokenizer: transformers loads the folder unchanged
     training_state.pt     all else that the next iteration depends on; read without executing anything
 
@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging
 
 from llmgym.agents.saving import AGENT_FILE, aside, clear_up, write_folder
-from llmgym.errors import CheckpointError
+from llmgym.errors import CheckpointError, NewerCheckpointError
 
 #: Raised when a folder's layout changes so that earlier versions cannot read it.
 FORMAT = 1
@@ -65,8 +65,10 @@ def write_checkpoint(
         with (draft / STATE_FILE).open("wb") as file:
             torch.save(dict(state), file)
         files = {path.name: _fingerprint(path) for path in sorted(draft.iterdir())}
-        text = json.dumps({"format": FORMAT, **settings, "files": files | {AGENT_FILE: None}}, indent=2)
-        (draft / AGENT_FILE).write_text(text + "\n", encoding="utf-8")
+        text = json.dumps({"format": FORMAT, **settings, "files": files | {AGENT_FILE: None}})
+        whole = json.loads(text)  # as it will be read: JSON has no tuples
+        whole["sha256"] = _hash_of(whole)
+        (draft / AGENT_FILE).write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
 
     try:
         write_folder(folder, fill)
@@ -95,17 +97,36 @@ def read_settings(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"Expected {str(file)!r} to be JSON, actual: {error}.") from error
     known = settings.get("format") if isinstance(settings, dict) else None
-    if not isinstance(known, int) or not isinstance(settings.get("files"), dict):
+    if not isinstance(known, int) or not _are_fingerprints(settings.get("files")):
         raise CheckpointError(
             f"Expected {str(file)!r} to be written by an agent of this version, actual: format {known!r}. "
             "The model beside it can be loaded by itself: Policy.load(folder)."
         )
     if known > FORMAT:
-        raise CheckpointError(
+        raise NewerCheckpointError(
             f"Expected a checkpoint of format {FORMAT} or earlier, actual: {known} in {str(folder)!r}, written by "
             f"llmgym {settings.get('llmgym')}. Update the package."
         )
+    if settings.get("sha256") != _hash_of(settings):
+        raise CheckpointError(
+            f"Expected {str(file)!r} as it was written, actual: its hash is another. Undo what was changed there; "
+            "other options are given to load."
+        )
     return dict(settings)
+
+
+def _hash_of(settings: Mapping[str, Any]) -> str:
+    """SHA-256 of what ``agent.json`` holds, its own hash left out."""
+    text = json.dumps({name: value for name, value in settings.items() if name != "sha256"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _are_fingerprints(files: object) -> bool:
+    """Whether it is what ``agent.json`` says of the files beside it."""
+    return isinstance(files, dict) and all(
+        fingerprint is None or (isinstance(fingerprint, dict) and {"size", "sha256"} <= fingerprint.keys())
+        for fingerprint in files.values()
+    )
 
 
 def check_whole(folder: Path) -> None:
@@ -125,7 +146,10 @@ def _compare(folder: Path) -> None:
         if expected is None:  # the file that says so
             continue
         path = folder / name
-        actual = _fingerprint(path) if path.is_file() else None
+        try:
+            actual = _fingerprint(path) if path.is_file() else None
+        except OSError as error:
+            raise CheckpointError(f"Expected {str(path)!r} to be readable, actual: {error}.") from error
         if actual != expected:
             what = "no file" if actual is None else f"{actual['size']} bytes with SHA-256 {actual['sha256'][:12]}"
             raise CheckpointError(
@@ -218,6 +242,8 @@ def newest_whole(run_dir: Path) -> Path:
     for path in list_checkpoints(run_dir):
         try:
             _compare(path)
+        except NewerCheckpointError:  # not damaged: to go on from an earlier one would delete it
+            raise
         except CheckpointError as error:
             damage.append(str(error))
         else:

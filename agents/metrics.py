@@ -114,10 +114,10 @@ class RunLog:
 
     def close(self) -> None:
         """Write out what the trackers hold back. A later :meth:`write` opens them again."""
-        for tracker in self._trackers or ():
+        trackers, self._trackers = self._trackers or (), None  # even if one cannot write
+        for tracker in trackers:
             self._wandb_id = tracker.id or self._wandb_id
             tracker.close()
-        self._trackers = None
 
     # -- inside ------------------------------------------------------------------------------------------------------
 

@@ -10,9 +10,9 @@ import os
 from itertools import count
 from pathlib import Path
 
-from llmgym.agents.checkpoints import CHECKPOINTS
+from llmgym.agents.checkpoints import holds_agent
 from llmgym.agents.metrics import LOG_FILE
-from llmgym.agents.saving import AGENT_FILE, aside, clear_up
+from llmgym.agents.saving import aside, clear_up
 from llmgym.errors import CheckpointError
 
 try:
@@ -30,6 +30,7 @@ _held: dict[Path, int] = {}
 
 def claim_new(wanted: Path) -> Path:
     """A folder for a new run: ``wanted``, or the next free name beside it (``-2``, ``-3``, ...) if that holds a run."""
+    wanted = wanted.absolute()  # "." has a name too
     for number in count(1):
         path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
         if _is_held(path) or _holds_something(path):
@@ -44,12 +45,12 @@ def claim_again(path: Path) -> None:
     """Go on with the run in ``path``.
 
     Raises:
-        CheckpointError: If another process is writing there.
+        CheckpointError: If another process, or another agent of this one, is writing there.
     """
-    if not _lock(path):
+    if _is_held(path) or not _lock(path):
         raise CheckpointError(
-            f"Expected a run that no other process goes on with, actual: {str(path)!r} is locked. Wait for that "
-            "process, or stop it."
+            f"Expected a run that nobody else goes on with, actual: {str(path)!r} is locked. Wait for that process or "
+            "agent, or stop it."
         )
     clear_up(path)
 
@@ -62,8 +63,8 @@ def release(path: Path) -> None:
 
 
 def _holds_something(path: Path) -> bool:
-    kept = (path / LOG_FILE, path / AGENT_FILE, path / CHECKPOINTS, aside(path))
-    return path.is_file() or any(entry.exists() for entry in kept)
+    # A draft of a first checkpoint that was killed is nothing: the same command begins again in the same folder.
+    return path.is_file() or (path / LOG_FILE).exists() or holds_agent(path) or aside(path).exists()
 
 
 def _lock(path: Path) -> bool:

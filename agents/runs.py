@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,8 +21,10 @@ from llmgym.agents.checkpoints import (
     prune_checkpoints,
     write_checkpoint,
 )
+from llmgym.agents.evaluation import Evaluation
 from llmgym.agents.metrics import RunLog
 from llmgym.agents.run_folders import claim_again, claim_new, release
+from llmgym.agents.trajectories import trajectories_text, write_trajectories
 from llmgym.errors import CheckpointError, InvalidOptionError
 
 
@@ -97,21 +99,29 @@ class Run:
                 self.log = RunLog(self.folder)
             else:
                 claim_again(self.folder)
-                if self.log.folder is None:
-                    drop_checkpoints_after(self.folder, iteration)
-                    self.log = RunLog(self.folder)
-                    assert self._log_position is not None
-                    self.log.rewind(self._log_position)
-                elif self.log.position() != self._log_position:
-                    raise CheckpointError(
-                        f"Expected the run in {str(self.folder)!r} as this agent left it, actual: another one has gone "
-                        "on with it. Load it anew."
-                    )
+                try:
+                    self._take_up(self.folder, iteration)
+                except BaseException:
+                    release(self.folder)
+                    raise
         except OSError as error:
             raise CheckpointError(
                 f"Expected a folder to write a run to, actual: {error}. Name another run_dir, or None to write nothing."
             ) from error
         self._is_open = True
+
+    def _take_up(self, folder: Path, iteration: int) -> None:
+        """Go on with the log; it and the checkpoints end where this agent is."""
+        if self.log.folder is None:
+            drop_checkpoints_after(folder, iteration)
+            self.log = RunLog(folder)
+            assert self._log_position is not None
+            self.log.rewind(self._log_position)
+        elif self.log.position() != self._log_position:
+            raise CheckpointError(
+                f"Expected the run in {str(folder)!r} as this agent left it, actual: another one has gone on with it. "
+                "Load it anew."
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -120,11 +130,16 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Let go of the folder; :meth:`open` takes it again."""
-        if self._is_open:
-            assert self.folder is not None
-            with suppress(OSError):  # a full disk has been reported already
-                self._log_position = self.log.position()
+        if not self._is_open:
+            return
+        assert self.folder is not None
+        try:
+            self._log_position = self.log.position()
             self.log.close()
+        except OSError as failure:
+            if error is None:  # otherwise a full disk has been reported already
+                raise CheckpointError(f"{failure}. {self.last_good()}") from failure
+        finally:
             release(self.folder)
             self._is_open = False
 
@@ -134,8 +149,25 @@ class Run:
         Raises:
             CheckpointError: If it cannot be written, for instance on a full disk.
         """
-        try:
+        with self._told():
             self.log.write(metrics)
+
+    def keep_responses(self, evaluation: Evaluation, iteration: int) -> None:
+        """Write down some whole responses of an evaluation, inside a run.
+
+        Raises:
+            CheckpointError: As in :meth:`write`.
+        """
+        if self.log.folder is not None:
+            with self._told():
+                write_trajectories(self.log.folder, evaluation, iteration)
+                self.log.text("evaluation", trajectories_text(evaluation, iteration), iteration)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """A full disk is told with what there is to go back to."""
+        try:
+            yield
         except OSError as error:
             raise CheckpointError(f"{error}. {self.last_good()}") from error
 
@@ -168,7 +200,7 @@ class Run:
         started = time.perf_counter()
         try:
             write_checkpoint(checkpoint_folder(self.folder, iteration), settings(), state(), save_policy)
-        except CheckpointError as error:
+        except (CheckpointError, OSError) as error:  # the log is brought to disk first
             raise CheckpointError(f"{error} {self.last_good()}") from error
         self._written = state_of
         prune_checkpoints(self.folder, self._keep)

@@ -23,6 +23,7 @@ def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
         target: What ``target`` held that no save had written stays.
         fill: Given an empty folder beside ``target``, writes the files.
     """
+    target = target.resolve()  # a link stays one
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
@@ -56,6 +57,7 @@ def put_in_place(draft: Path, target: Path) -> None:
 
 def aside(target: Path) -> Path:
     """Where the earlier folder is while a new one takes its place."""
+    target = target.resolve()
     return target.parent / f".{target.name}.old"
 
 
@@ -67,12 +69,23 @@ def clear_up(target: Path) -> None:
     if not target.exists():
         old.rename(target)
         return
-    file = old / AGENT_FILE
-    ours = json.loads(file.read_text(encoding="utf-8")).get("files", []) if file.is_file() else []
+    ours = _written_by_a_save(old)
     for entry in list(old.iterdir()):
         if entry.name not in ours and not (target / entry.name).exists():
             entry.rename(target / entry.name)
-    shutil.rmtree(old)
+    for entry in list(old.iterdir()):
+        if entry.name != AGENT_FILE and not entry.is_dir():
+            entry.unlink()
+    shutil.rmtree(old)  # last of all the list of what is ours: a kill before leaves nothing to take for the user's
+
+
+def _written_by_a_save(folder: Path) -> set[str]:
+    """Names that an earlier save wrote; none where there was no save, or its list cannot be read."""
+    try:
+        files = json.loads((folder / AGENT_FILE).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+    return set(files) if isinstance(files, (dict, list)) else set()
 
 
 def sync(path: Path) -> None:

@@ -16,8 +16,7 @@ from llmgym.agents.checkpoints import find_saved, read_settings
 from llmgym.agents.interrupts import exit_code
 from llmgym.agents.live_view import watch
 from llmgym.agents.metrics import LOG_FILE, read_metrics
-from llmgym.agents.saving import AGENT_FILE
-from llmgym.errors import LLMGymError, missing_extra, unknown_name
+from llmgym.errors import CheckpointError, LLMGymError, missing_extra, unknown_name
 from llmgym.keywords import parse_keywords
 
 if TYPE_CHECKING:
@@ -116,16 +115,18 @@ def parse_options(
     )
     with_preset.__doc__ = options_class.__doc__
     name = _value_of("--preset", words)
+    name = None if name == "None" else name
     chosen = {} if name is None else asdict(preset(name))
     return tyro.cli(with_preset, args=list(words), prog=prog, default=with_preset(**chosen, preset=name))
 
 
 def train(agent: Agent, options: RunOptions) -> None:
     """Evaluate, train, evaluate and save, as the options say."""
-    agent.run.open(agent.n_iterations)  # so that the first evaluation's responses are kept too
+    agent.run_options = {"eval_problems": options.eval_problems, "save_dir": options.save_dir}
+    agent.set_budget(options.total_timesteps, options.max_seconds)
+    agent.checkpoint()  # killed in the evaluation, the run can be resumed already
     if options.eval_problems:
         print("before:", agent.evaluate(options.eval_problems))
-    agent.run_options = {"eval_problems": options.eval_problems, "save_dir": options.save_dir}
     title = f"{agent.algorithm} · {options.policy} · {options.env}"
     _learn(agent, title, options.total_timesteps, options.max_seconds)
     _finish(agent)
@@ -145,8 +146,7 @@ def resume(words: Sequence[str], prog: str | None = None, agent_class: type[Agen
     where = f"iteration {agent.n_iterations}, {agent.n_timesteps:,} tokens"
     if agent.budget_spent >= 1.0 and budget == (None, None):
         print(f"{options.resume} is finished: {where}. To go on, give it a new budget: --total-timesteps N")
-        save_dir = agent.run_options.get("save_dir")
-        if save_dir is None or (Path(save_dir) / AGENT_FILE).is_file():
+        if _is_saved(agent):
             return
     else:
         print(f"Going on with {options.resume} from {where}")
@@ -164,8 +164,20 @@ def _learn(agent: Agent, title: str, total_timesteps: int | None, max_seconds: f
     last_second = None if budget.max_seconds is None else budget.first_second + budget.max_seconds
     with watch(title, last_timestep, last_second, earlier=earlier) as show:
         agent.learn(callback=show, progress_bar=False)
-    if agent.stopped_by is not None:
+    if agent.stopped_by is not None and agent.budget_spent < 1.0:  # otherwise it came when all was done
         sys.exit(exit_code(agent.stopped_by))
+
+
+def _is_saved(agent: Agent) -> bool:
+    """Whether what the run was to save, if anything, is this run at its end."""
+    save_dir = agent.run_options.get("save_dir")
+    if save_dir is None:
+        return True
+    try:
+        saved = read_settings(Path(save_dir))
+    except CheckpointError:
+        return False
+    return (saved["run"], saved["n_iterations"]) == (agent.run.id, agent.n_iterations)
 
 
 def _finish(agent: Agent) -> None:

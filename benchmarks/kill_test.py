@@ -128,7 +128,7 @@ def tell_moments(agent: Agent) -> None:
 
     told(agent, "collect", "in the roll-out")
     told(agent, "update", "in the epochs, before the first step")
-    told(agent.optimizer, "step", "in the epochs, at a step or after it")
+    told(agent.optimizer, "apply", "in the epochs, at a step or after it")
     told(agent.run, "write", "while logging")
     told(agent, "state_dict", "while writing a checkpoint")
 
@@ -211,11 +211,9 @@ def killed(test: KillTest, run_dir: Path, seconds: float, n_iterations: int, con
         typical = [*typical, *life.seconds][-20:]
         lives.killed[where] += 1
         lives.lost += max(0, reached - newest_iteration(run_dir))
-        console.print(
-            f"kill {sum(lives.killed.values()):3}  iteration {reached if reached >= 0 else '-':>4} of {n_iterations}  {where}  "
-            f"({time.monotonic() - started:.0f} s)",
-            highlight=False,
-        )
+        place = f"iteration {reached if reached >= 0 else '-':>4} of {n_iterations}"
+        clock = f"({time.monotonic() - started:.0f} s)"
+        console.print(f"kill {sum(lives.killed.values()):3}  {place}  {where}  {clock}", highlight=False)
     if (code := Life(test, run_dir).wait()) != 0:
         raise SystemExit(f"The last life failed with exit code {code}.")
     return lives

@@ -8,6 +8,7 @@
     ├── InvalidOptionError (ValueError)      an unknown keyword, option, reward or template name
     ├── DatasetError (ValueError)            a data set line that cannot be a problem
     ├── CheckpointError (ValueError)         a checkpoint that cannot be written, read or gone on from
+    │   └── NewerCheckpointError             one of a newer version of the package
     ├── NotFiniteError (FloatingPointError)  a reward, loss or gradient that is no finite number
     ├── WrongEnvironmentError (TypeError)    a wrapper of ours around an environment of another kind
     └── MissingExtraError (ImportError)      an optional dependency that is not installed
@@ -43,6 +44,10 @@ class DatasetError(LLMGymError, ValueError):
 
 class CheckpointError(LLMGymError, ValueError):
     """A checkpoint that cannot be written, or a folder that holds none that can be read."""
+
+
+class NewerCheckpointError(CheckpointError):
+    """A checkpoint that a newer version of the package wrote."""
 
 
 class NotFiniteError(LLMGymError, FloatingPointError):

@@ -25,7 +25,13 @@ from transformers import AutoModelForCausalLM  # noqa: E402
 
 from llmgym.agents import interrupts  # noqa: E402
 from llmgym.agents.agent import Agent  # noqa: E402
-from llmgym.agents.checkpoints import check_whole, list_checkpoints, newest_whole, read_settings  # noqa: E402
+from llmgym.agents.checkpoints import (  # noqa: E402
+    _hash_of,
+    check_whole,
+    list_checkpoints,
+    newest_whole,
+    read_settings,
+)
 from llmgym.agents.grpo import GRPO, GRPOConfig  # noqa: E402
 from llmgym.agents.metrics import read_metrics  # noqa: E402
 from llmgym.agents.parts import align, model_state, put_model_state  # noqa: E402
@@ -33,7 +39,7 @@ from llmgym.agents.policies import Policy  # noqa: E402
 from llmgym.agents.ppo import PPO, PPOConfig  # noqa: E402
 from llmgym.agents.saving import aside  # noqa: E402
 from llmgym.envs.copy import CopyEnv  # noqa: E402
-from llmgym.errors import CheckpointError, InvalidOptionError, NotFiniteError  # noqa: E402
+from llmgym.errors import CheckpointError, InvalidOptionError, NewerCheckpointError, NotFiniteError  # noqa: E402
 from tests.unit.agent_fakes import VOCABULARY, tiny_llama  # noqa: E402
 
 # Tiny policies are constant or saturated at times, which is nothing to be warned of here.
@@ -136,15 +142,15 @@ def test_a_killed_run_goes_on_as_if_it_had_never_been(make: Callable[[Path], Age
     killed = make(tmp_path / "killed")
     assert unbroken.n_iterations >= 4
 
-    step, steps = killed.optimizer.step, Counter[int]()
+    apply, steps = killed.optimizer.apply, Counter[int]()
 
-    def killed_step() -> float:
+    def killed_step() -> None:
         steps[killed.n_iterations] += 1
         if killed.n_iterations % 2 and killed.n_iterations > 2 and steps[killed.n_iterations] == 2:
             raise Killed
-        return step()
+        apply()
 
-    killed.optimizer.step = killed_step
+    killed.optimizer.apply = killed_step
     with pytest.raises(Killed):
         killed.learn(BUDGET, progress_bar=False)
     resumed = type(killed).load(tmp_path / "killed")
@@ -196,9 +202,12 @@ def test_a_kill_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytes
     if n_renames == 0:  # killed before the very first one was in place
         with pytest.raises(CheckpointError, match="without agent.json"):
             GRPO.load(tmp_path / "killed")
-        return
-    resumed = GRPO.load(tmp_path / "killed")
-    resumed.learn(progress_bar=False)
+        # Nothing is there yet: the same command begins again, in the same folder.
+        resumed = make_agent(tmp_path / "killed", keep_checkpoints=1).learn(BUDGET, progress_bar=False)
+        assert resumed.run_dir == tmp_path / "killed"
+    else:
+        resumed = GRPO.load(tmp_path / "killed")
+        resumed.learn(progress_bar=False)
     assert same(state(resumed), state(unbroken))
     assert curves(tmp_path / "killed") == curves(tmp_path / "unbroken")
     left = {path.name for path in (tmp_path / "killed" / "checkpoints").iterdir()}
@@ -504,8 +513,71 @@ def test_nothing_is_left_of_a_run(run: Path) -> None:
 
 
 def edit(folder: Path, **changes: Any) -> None:
+    """As if it had been written so."""
     file = folder / "agent.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    settings = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps(settings | {"sha256": _hash_of(settings)}))
+
+
+def test_options_that_were_changed_on_disk_are_refused(run: Path) -> None:
+    file = list_checkpoints(run)[0] / "agent.json"
+    file.write_text(file.read_text().replace('"clip_range": 0.2', '"clip_range": 0.9'))
+    with pytest.raises(CheckpointError, match=r"agent.json' as it was written, actual: its hash is another"):
+        GRPO.load(file.parent)
+    with pytest.warns(UserWarning, match="its hash is another"):
+        assert GRPO.load(run).config.clip_range == 0.2
+
+
+def test_a_newer_checkpoint_is_not_gone_back_behind(run: Path) -> None:
+    newest = list_checkpoints(run)[0]
+    edit(newest, format=2)
+    with pytest.raises(NewerCheckpointError, match="Update the package"):
+        GRPO.load(run)
+    assert newest.is_dir()
+
+
+def test_other_options_are_there_after_the_next_kill_too(run: Path) -> None:
+    agent = GRPO.load(run, clip_range=0.5)
+    with pytest.raises(Killed):
+        agent.learn(10_000, callback=kill_at(agent.n_iterations + 1), progress_bar=False)
+    assert GRPO.load(run).config.clip_range == 0.5
+
+
+def test_two_agents_of_one_process_never_write_to_one_run(run: Path) -> None:
+    def meddle(_: Agent, metrics: Any) -> None:
+        GRPO.load(run).learn(50, progress_bar=False)
+
+    with pytest.raises(CheckpointError, match="nobody else goes on with, actual: .* is locked"):
+        GRPO.load(run).learn(10_000, callback=meddle, progress_bar=False)
+    agent = GRPO.load(run)  # and nothing is left locked
+    agent.learn(50, progress_bar=False)
+    assert [row["iteration"] for row in read_metrics(run)] == list(range(1, agent.n_iterations + 1))
+
+
+@pytest.mark.parametrize("text", ["[1]", '{"a":', '{"files": 5}', "{}"])
+def test_a_file_of_the_same_name_is_no_save(tmp_path: Path, text: str) -> None:
+    folder = tmp_path / "a"
+    folder.mkdir()
+    (folder / "agent.json").write_text(text)
+    (folder / "notes").write_text("mine")
+    agent = make_agent(tmp_path / "run")
+    for _ in range(2):
+        agent.save(folder)
+        assert (folder / "notes").read_text() == "mine"
+        assert not aside(folder).exists()
+    GRPO.load(folder)
+
+
+def test_a_link_to_a_folder_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "notes").write_text("mine")
+    (tmp_path / "link").symlink_to("real")
+    agent = make_agent(tmp_path / "run")
+    for _ in range(2):
+        agent.save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "notes").read_text() == "mine"
+    GRPO.load(tmp_path / "real")
 
 
 def test_foreign_and_newer_folders_are_refused(run: Path, tmp_path: Path) -> None:
