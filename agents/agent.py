@@ -424,8 +424,8 @@ class Agent:
         if run_dir is not None and overrides.get("run_dir", run_dir) in (run_dir, str(run_dir)):
             # With other options the checkpoint on disk is not that of this agent, and a new one is written at once.
             same = env is None and not overrides
-            state = (agent.n_iterations, agent.budget) if same else None
-            agent.run.go_on(run_dir, saved["run"], saved["log"], state)
+            written = (agent.n_iterations, agent.budget) if same else None
+            agent.run.go_on(run_dir, saved["run"], saved["log"], written)
         return agent
 
     @classmethod

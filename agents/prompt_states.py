@@ -28,7 +28,7 @@ class PromptStates:
     def detached(self) -> PromptStates:
         """Leaves with the same values: their gradients add up over microbatches, see :meth:`backward`."""
         # Adapters on the queries alone leave keys and values without a gradient.
-        leaves = [tuple(state.detach().requires_grad_(state.requires_grad) for state in layer) for layer in self.layers]
+        leaves = [(_leaf(keys), _leaf(values)) for keys, values in self.layers]
         return PromptStates(leaves, self.key_positions)
 
     def backward(self, leaves: PromptStates) -> None:
@@ -41,6 +41,10 @@ class PromptStates:
                     gradients.append(leaf.grad)
         if states:
             torch.autograd.backward(states, gradients)
+
+
+def _leaf(state: torch.Tensor) -> torch.Tensor:
+    return state.detach().requires_grad_(state.requires_grad)
 
 
 class _PrefixLayer(CacheLayerMixin):  # type: ignore[misc]

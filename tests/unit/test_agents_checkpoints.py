@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -609,8 +610,6 @@ class Attack:
 
 
 def test_no_code_of_a_checkpoint_is_executed(run: Path, tmp_path: Path) -> None:
-    import hashlib
-
     newest = list_checkpoints(run)[0]
     torch.save({"n_timesteps": Attack(tmp_path / "executed")}, newest / "training_state.pt")
     whole = (newest / "training_state.pt").read_bytes()

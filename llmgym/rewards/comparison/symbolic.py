@@ -100,6 +100,7 @@ class _Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=environment,
+            start_new_session=True,  # Ctrl-C in a terminal is for whoever waits for the verdict
         )
         self.is_ready = self.read(START_DEADLINE) == "ready"
 
