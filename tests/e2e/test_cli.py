@@ -184,7 +184,10 @@ def test_ctrl_c_and_kill_end_with_their_codes_and_the_run_goes_on(tmp_path):
             while not process.stdout.readline().startswith("iteration"):
                 assert process.poll() is None
             process.send_signal(number)
-            _, said = process.communicate()
+            try:
+                _, said = process.communicate(timeout=120)
+            finally:
+                process.kill()
             assert process.returncode == code, said
             assert "llmgym train --resume run" in said
     iterations = [
