@@ -30,7 +30,7 @@ _held: dict[Path, int] = {}
 
 def claim_new(wanted: Path) -> Path:
     """A folder for a new run: ``wanted``, or the next free name beside it (``-2``, ``-3``, ...) if that holds a run."""
-    wanted = wanted.absolute()  # "." has a name too
+    wanted = wanted if wanted.name else wanted.absolute()  # "." has a name too
     for number in count(1):
         path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
         if _is_held(path) or _holds_something(path):
