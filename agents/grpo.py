@@ -198,7 +198,7 @@ class GRPO(PolicyGradientAgent):
             return batch, {}
         played, kept = [batch], []
         for _ in range(self.config.dynamic_sampling):
-            kept.append(batch.select(_rows(np.flatnonzero(self._teaches(batch)), size)))
+            kept.append(batch.select(np.repeat(self._teaches(batch), size)))
             missing = n_problems - sum(map(len, kept)) // size
             if missing == 0:
                 break
@@ -336,11 +336,6 @@ class GRPO(PolicyGradientAgent):
         if config.policy_loss == "gspo":  # the ratio that is clipped is the response's
             logprobs = old_logprobs + sequence_logratio(logprobs, old_logprobs, cut.response_mask)
         return super()._clip_fraction(logprobs, cut)
-
-
-def _rows(groups: Ints, group_size: int) -> Ints:
-    rows: Ints = (groups[:, None] * group_size + np.arange(group_size)).reshape(-1)
-    return rows
 
 
 # -- command line -----------------------------------------------------------------------------------------------------

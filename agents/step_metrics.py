@@ -57,8 +57,8 @@ class StepMetrics:
         """The mean over the tokens of the step that is under way."""
         return float(self._sums[name]) / max(int(self._counts[name]), 1)
 
-    def end(self, **others: float) -> dict[str, float]:
-        """The step is over. Returns its means, ``others`` included."""
+    def end(self, **others: float) -> None:
+        """The step is over; ``others`` are known of it as a whole."""
         step = {
             name: self.mean_so_far(name) if name in self._counts else float(total) for name, total in self._sums.items()
         } | others
@@ -66,7 +66,6 @@ class StepMetrics:
             self._steps.setdefault(name, []).append(value)
         for name, largest in self._largest.items():
             self._first.setdefault(name, float(largest))
-        return step
 
     def means(self) -> dict[str, Any]:
         """The metrics of the iteration; empty if there was no step."""

@@ -17,15 +17,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tyro
-
-T_QUANTILES = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+from main_job import interval_over_seeds
 
 #: Name in the table -> algorithm, preset of GRPO, further options. A learning rate is a factor of the task's.
 VARIANTS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
@@ -199,45 +198,45 @@ def run_all(series: Series) -> None:
                 str(series.output),
             ]
             running[subprocess.Popen(command, env=environment)] = one
-        finished = next(iter(running))
-        for process in running:
-            if process.poll() is not None:
-                finished = process
-        if finished.wait() != 0:
-            raise SystemExit(f"{running[finished]} ended with exit code {finished.returncode}")
-        print("done:", running.pop(finished), flush=True)
+        time.sleep(0.2)
+        for process in [process for process in running if process.poll() is not None]:
+            one = running.pop(process)
+            if process.returncode != 0:
+                for other in running:
+                    other.terminate()
+                raise SystemExit(f"{one} ended with exit code {process.returncode}")
+            print("done:", one, flush=True)
 
 
 def table(series: Series) -> str:
-    """What is done, as a table in Markdown."""
-    lines = [
-        "| variant | " + " | ".join(f"{task}: before | after | seeds | first alarms" for task in series.tasks) + " |"
-    ]
-    lines.append("|---" * (1 + 4 * len(series.tasks)) + "|")
+    """What is done, as a table in Markdown, and the warnings below it."""
+    lines = ["| variant | " + " | ".join(f"{task} | seeds" for task in series.tasks) + " |"]
+    lines.append("|---" * (1 + 2 * len(series.tasks)) + "|")
+    before: dict[str, set[float]] = {task: set() for task in series.tasks}
+    rows, warned = [], []
     for variant in series.variants or tuple(VARIANTS):
         cells = [variant]
         for task in series.tasks:
             files = [result_file(series, task, variant, seed) for seed in series.seeds]
             results = [json.loads(file.read_text()) for file in files if file.exists()]
-            cells.append(mean_and_interval([r["before"] for r in results]).partition(" ")[0])
-            cells.append(mean_and_interval([r["after"] for r in results]))
-            cells.append(" ".join(f"{100 * r['after']:.1f}" for r in results))
-            cells.append(" ".join("{} at {}".format(*r["alarms"][0]) if r["alarms"] else "-" for r in results))
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+            before[task] |= {result["before"] for result in results}
+            after = [result["after"] for result in results]
+            cells += [interval_over_seeds(after) if after else "-", " ".join(f"{100 * x:.1f}" for x in after)]
+            first = ["{} at {}".format(*r["alarms"][0]) if r["alarms"] else "-" for r in results]
+            if any(result["alarms"] for result in results):
+                warned.append(f"warnings of {variant!r} on {task}, and the iteration: {', '.join(first)}")
+        rows.append("| " + " | ".join(cells) + " |")
+    ranges = [
+        " to ".join(dict.fromkeys(f"{100 * f(x):.1f}" for f in (min, max))) if x else "-" for x in before.values()
+    ]
+    lines.append("| before training | " + " | ".join(f"{text} % | " for text in ranges) + " |")
+    return "\n".join([*lines, *rows, *warned])
 
 
-def mean_and_interval(values: Sequence[float]) -> str:
-    """In percent; the half width of the 95 % interval of the mean (Student's t)."""
-    import numpy as np
-
-    if not values:
-        return "-"
-    mean = f"{100 * float(np.mean(values)):.1f}"
-    if len(values) < 2:
-        return mean
-    half = T_QUANTILES[len(values) - 1] * float(np.std(values, ddof=1)) / len(values) ** 0.5
-    return f"{mean} ± {100 * half:.1f}"
+def range_of(shares: set[float]) -> str:
+    """The least and the largest, in percent; one number where they are the same."""
+    ends = dict.fromkeys(f"{100 * end(shares):.1f}" for end in (min, max) if shares)
+    return f"{' to '.join(ends)} %" if ends else "-"
 
 
 def main() -> None:
