@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import blake2b
 from operator import add, floordiv, mul, sub
 from typing import Any, ClassVar, Literal
@@ -566,6 +567,31 @@ def split_of(family: str, key: str) -> Split:
     return "test" if int.from_bytes(digest, "big") % TEST_SHARE == 0 else "train"
 
 
+@lru_cache(maxsize=1024)  # the slots of a group draw the same numbers, one after the other
+def _draw(
+    seed: int, split: Split, families: tuple[str, ...], levels: tuple[int, ...], languages: tuple[str, ...]
+) -> tuple[Problem, str]:
+    """One problem of the split, and its solution as a single line."""
+    stream = random.Random(seed)
+    while True:
+        family, level, language = stream.choice(families), stream.choice(levels), stream.choice(languages)
+        draft = FAMILIES[family](stream, level)
+        if split_of(family, draft.key) == split:
+            break
+    question = stream.choice(draft.wording[language])
+    problem = Problem(
+        question=question,
+        reference_answer=draft.answer,
+        problem_id=f"{family}-{level}-{language}:{question}",
+        family=family,
+        level=level,
+        language=language,
+        gold_reasoning="".join(f"{line}\n" for line in draft.steps[language]),
+        accepts=draft.accepts,
+    )
+    return problem, draft.shortcut
+
+
 def format_response(reasoning: Iterable[str], answer: str) -> str:
     """A response in the format that the format reward asks for, each reasoning step closed by a line end."""
     return "<think>" + "".join(f"{line}\n" for line in reasoning) + f"</think><answer>{answer}</answer>"
@@ -615,25 +641,7 @@ class MathTask:
     def sample_with_shortcut(self, rng: np.random.Generator) -> tuple[Problem, str]:
         """Draw one problem, and with it its solution as a single line (to write supervised examples from)."""
         # One draw from NumPy's generator, the rest from Python's, which is several times faster for single numbers.
-        stream = random.Random(int(rng.integers(0, 2**63)))
-        families, levels, languages = self._choices
-        while True:
-            family, level, language = stream.choice(families), stream.choice(levels), stream.choice(languages)
-            draft = FAMILIES[family](stream, level)
-            if split_of(family, draft.key) == self.split:
-                break
-        question = stream.choice(draft.wording[language])
-        problem = Problem(
-            question=question,
-            reference_answer=draft.answer,
-            problem_id=f"{family}-{level}-{language}:{question}",
-            family=family,
-            level=level,
-            language=language,
-            gold_reasoning="".join(f"{line}\n" for line in draft.steps[language]),
-            accepts=draft.accepts,
-        )
-        return problem, draft.shortcut
+        return _draw(int(rng.integers(0, 2**63)), self.split, *self._choices)
 
     def reply(self, problem: Problem, transcript: Any) -> str | None:
         """Nothing is written by the environment: the episode ends with the agent's turn."""

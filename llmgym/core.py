@@ -6,7 +6,6 @@ environments are thin shells around it; rules live in :mod:`llmgym.process`, rew
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import inspect
 import math
@@ -22,12 +21,12 @@ from gymnasium import spaces
 
 from llmgym.errors import InvalidActionError, InvalidOptionError, PromptTooLongError, unknown_name
 from llmgym.process import Process, ProcessRules, SlotState
-from llmgym.prompts import check_template, render_prompt
+from llmgym.prompts import check_template, encode_prompt
 from llmgym.rewards import RewardStack
 from llmgym.spaces import TextSpace, check_text
 from llmgym.tasks import Problem, Task
 from llmgym.tokenizers import TINY_REASONER, Tokenizer, load_tokenizer
-from llmgym.transcript import TokenTrace, Transcript, Transition
+from llmgym.transcript import TokenTrace, Transcript, Transition, count_steps
 
 ActionUnit = Literal["token", "step", "response"]
 ACTION_UNITS: tuple[str, ...] = ("token", "step", "response")
@@ -57,6 +56,8 @@ class EnvOptions:
             tokenizer's chat template.
         system_prompt: First message of a chat; only with ``prompt_template="chat"``.
         reveal_reference_answer: Whether ``reset`` puts the reference answer into its info.
+        reward_workers: Processes that judge the transitions of a step between them, for ``rewards`` that take long; 0:
+            the environment's own. The rewards are the same; ``close()`` ends the workers.
     """
 
     action_unit: ActionUnit = "token"
@@ -70,6 +71,7 @@ class EnvOptions:
     prompt_template: str = "plain"
     system_prompt: str | None = None
     reveal_reference_answer: bool = False
+    reward_workers: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, before anything is loaded."""
@@ -81,6 +83,10 @@ class EnvOptions:
         for name, value in budgets.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InvalidOptionError(f"Expected `{name}` to be an int >= 1, actual: {value!r}. Raise it.")
+        if isinstance(self.reward_workers, bool) or not isinstance(self.reward_workers, int) or self.reward_workers < 0:
+            raise InvalidOptionError(
+                f"Expected `reward_workers` to be an int >= 0, actual: {self.reward_workers!r}. Pass 0 for none."
+            )
         if not isinstance(self.reveal_reference_answer, bool):
             raise InvalidOptionError(
                 f"Expected `reveal_reference_answer` to be True or False, actual: {self.reveal_reference_answer!r}. "
@@ -132,7 +138,8 @@ class Engine:
         self.tasks = tuple(tasks)
         self.options = options
         self.tokenizer = load_tokenizer(options.tokenizer)
-        self.rewards = RewardStack({"correctness": 1.0} if options.rewards is None else options.rewards)
+        rewards = {"correctness": 1.0} if options.rewards is None else options.rewards
+        self.rewards = RewardStack(rewards, workers=options.reward_workers)
         #: Whether a closed reasoning step can be paid for; otherwise nothing needs to look at it.
         self.pays_steps: bool = any(reward.per_step for reward in self.rewards)
         rules = ProcessRules(
@@ -170,8 +177,7 @@ class Engine:
         if problem is None:
             problem = self.tasks[slot].sample(rng)
         options = self.options
-        prompt = render_prompt(problem.question, options.prompt_template, options.system_prompt, self.tokenizer)
-        ids = self.tokenizer.encode(prompt)
+        prompt, ids = encode_prompt(problem.question, options.prompt_template, options.system_prompt, self.tokenizer)
         if not 0 < len(ids) <= options.max_prompt_tokens:
             raise PromptTooLongError(
                 f"Expected a prompt of 1 to {options.max_prompt_tokens} tokens (`max_prompt_tokens`), actual: "
@@ -188,17 +194,17 @@ class Engine:
     def transition(self, slot: int) -> Transition:
         """What the last action did in a slot."""
         process = self.process
-        ended = process.stopped(slot) is not None
         transcript = process.transcript(slot)
-        n_steps = int(process.n_steps[slot])
+        ended = transcript.stop_reason is not None
+        last_step = n_steps = process.n_steps_at[slot]
         first_step = process.events.get(slot, n_steps)
-        # The end closes a reasoning step that is still open.
-        last_step = len(transcript.reasoning_steps) if ended and slot in process.events else n_steps
+        if ended and slot in process.events:  # the end closes a reasoning step that is still open
+            last_step = count_steps(transcript.response, transcript.step_delimiter)
         return Transition(transcript, first_step, last_step, ended)
 
     def earns(self, slot: int) -> bool:
         """Whether any reward may be due in a slot of ``process.events``."""
-        return self.pays_steps or self.process.stop_reason[slot] > 0
+        return self.pays_steps or self.process.stop_reason_at[slot] > 0
 
 
 def parse_problem(problem: Any) -> Problem | None:
@@ -233,13 +239,13 @@ def check_task(task: Any) -> Task:
 
 def save_rng(rng: np.random.Generator) -> tuple[str, dict[str, Any]]:
     """A random generator as plain values."""
-    return type(rng.bit_generator).__name__, copy.deepcopy(dict(rng.bit_generator.state))
+    return type(rng.bit_generator).__name__, dict(rng.bit_generator.state)  # NumPy makes it anew each time
 
 
 def load_rng(state: tuple[str, dict[str, Any]]) -> np.random.Generator:
     """The inverse of :func:`save_rng`."""
     bit_generator = getattr(np.random, state[0])(0)
-    bit_generator.state = copy.deepcopy(state[1])
+    bit_generator.state = state[1]  # NumPy reads it and keeps nothing of it
     return np.random.Generator(bit_generator)
 
 
@@ -273,10 +279,10 @@ class LanguageEnv(gym.Env[Observation, Any]):
 
     def _bind(self) -> None:
         process = self.engine.process
-        self._ids_row, self._author_row = process.ids[0], process.author[0]
+        self._ids_row, self._written_row = process.ids[0], process.written[0]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("_ids_row", "_author_row")}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_ids_row", "_written_row")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -365,10 +371,7 @@ class LanguageEnv(gym.Env[Observation, Any]):
 
     def _observation(self) -> Observation:
         if self._takes_tokens:
-            return {
-                "attention_mask": (self._author_row != 0).view(np.int8),
-                "input_ids": self._ids_row.copy(),
-            }
+            return {"attention_mask": self._written_row.copy(), "input_ids": self._ids_row.copy()}
         return self.engine.process.text(0)
 
     def _as_token(self, action: Any) -> int:
@@ -404,6 +407,11 @@ class LanguageEnv(gym.Env[Observation, Any]):
         complaint = check_text(action, "an action")
         if complaint is not None:
             raise InvalidActionError(complaint)
+
+    def close(self) -> None:
+        """End the reward workers, where there are any."""
+        self.engine.rewards.close()
+        super().close()
 
     # ------------------------------------------------------------------------------------------------ reading
 

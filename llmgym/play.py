@@ -205,7 +205,7 @@ class Model:
     def _choose(self, env: LanguageEnv, *, restarted: bool) -> int:
         observation: dict[str, Any] = {
             "input_ids": env.process.ids[:1].copy(),
-            "attention_mask": env.process.attention_mask()[:1],
+            "attention_mask": env.process.written[:1],
         }
         self.alternatives = self._likeliest(observation) if self.top_k else []
         actions, logprobs = self.policy.act(observation, np.array([restarted]))

@@ -31,6 +31,11 @@ RUNNING, NOT_STARTED = 0, -1
 STOP_REASONS: tuple[StopReason, ...] = tuple(StopReason)
 _CODES = {reason: code for code, reason in enumerate(STOP_REASONS, start=1)}
 
+# Plain numbers: NumPy takes the member of an enum for an int64, and writes it several times slower.
+_PROMPT, _AGENT = int(Author.PROMPT), int(Author.AGENT)
+
+Ids = npt.NDArray[np.int32]
+
 #: Called when the agent hands over the turn in a slot: the environment's text, or ``None`` to end the episode.
 Reply = Callable[[int], str | None]
 
@@ -99,7 +104,7 @@ class Process:
 
     Attributes:
         ids: ``(N, W)`` int32. Tokens written, padded on the right; a token never moves.
-        author: ``(N, W)`` uint8. Who wrote each (:class:`~llmgym.transcript.Author`); 0 is padding.
+        written: ``(N, W)`` int8. 1 where a token is written: what an agent knows as the attention mask.
         length: ``(N,)`` int64. Tokens written.
         prompt_length: ``(N,)`` int64. How many of them are the prompt.
         n_steps: ``(N,)`` int64. Reasoning steps closed.
@@ -117,7 +122,9 @@ class Process:
         self._reply = reply
         width = rules.width
         self.ids: npt.NDArray[np.int32] = np.full((num_slots, width), tokenizer.pad_token_id, dtype=np.int32)
-        self.author: npt.NDArray[np.uint8] = np.zeros((num_slots, width), dtype=np.uint8)
+        self.written: npt.NDArray[np.int8] = np.zeros((num_slots, width), dtype=np.int8)
+        # What is not the prompt's is the agent's until the environment writes: a token of the agent costs no entry.
+        self._author: npt.NDArray[np.uint8] = np.full((num_slots, width), Author.AGENT, dtype=np.uint8)
         self.length: npt.NDArray[np.int64] = np.zeros(num_slots, dtype=np.int64)
         self.prompt_length: npt.NDArray[np.int64] = np.zeros(num_slots, dtype=np.int64)
         self.n_steps: npt.NDArray[np.int64] = np.zeros(num_slots, dtype=np.int64)
@@ -144,7 +151,7 @@ class Process:
         for stop_string in rules.stop_strings:
             meaning[tokenizer.ids_completing(stop_string)] |= _COMPLETES_STOP_STRING
         meaning[tokenizer.end_token_id] = _END
-        self._meaning = meaning
+        self._matters = meaning != 0
         self._meaning_bytes = meaning.tobytes()  # indexing bytes gives a Python int at once
         # Where the delimiter is one byte, no token boundary can cut it: steps are counted without decoding.
         self._delimiters_in: dict[int, int] | None = None
@@ -155,9 +162,9 @@ class Process:
     def _bind(self) -> None:
         """Views that read and write the arrays as Python ints, several times faster than array scalars do."""
         self._flat_ids = self.ids.reshape(-1)
-        self._flat_author = self.author.reshape(-1)
+        self._flat_written = self.written.reshape(-1)
         self._id_at = _view(self._flat_ids)
-        self._author_at = _view(self._flat_author)
+        self._written_at = _view(self._flat_written)
         self._length_at = _view(self.length)
         self._prompt_length_at = _view(self.prompt_length)
         self._reply_length_at = _view(self._reply_length)
@@ -169,7 +176,7 @@ class Process:
 
     def __getstate__(self) -> dict[str, Any]:
         """Views are left out: they cannot be pickled, and copied arrays would part from them."""
-        views = ("_flat_ids", "_flat_author")
+        views = ("_flat_ids", "_flat_written")
         return {key: value for key, value in self.__dict__.items() if not (key in views or key.endswith("_at"))}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -178,13 +185,15 @@ class Process:
 
     # ------------------------------------------------------------------------------------------------ episodes
 
-    def begin(self, slot: int, problem: Problem, prompt: str, prompt_ids: Sequence[int]) -> None:
+    def begin(self, slot: int, problem: Problem, prompt: str, prompt_ids: Sequence[int] | Ids) -> None:
         """Start an episode. The caller has checked that the prompt keeps its budget."""
         n = len(prompt_ids)
         self.ids[slot, :n] = prompt_ids
         self.ids[slot, n:] = self.tokenizer.pad_token_id
-        self.author[slot, :n] = Author.PROMPT
-        self.author[slot, n:] = Author.PADDING
+        self.written[slot, :n] = 1
+        self.written[slot, n:] = 0
+        self._author[slot, :n] = _PROMPT
+        self._author[slot, n:] = _AGENT
         self._length_at[slot] = self._prompt_length_at[slot] = self._turn_start_at[slot] = n
         self.n_steps_at[slot] = self._n_actions_at[slot] = self._reply_length_at[slot] = 0
         self._limit_at[slot] = n + self.rules.max_new_tokens
@@ -220,24 +229,26 @@ class Process:
             tokens: ``(n,)`` int. One for each slot in ``slots``.
             slots: ``(n,)`` int. The running slots that act; ``None`` for all of them.
         """
-        self.events = {}
+        if self.events:
+            self.events = {}
         if slots is None:
-            length, limit = self.length, self._limit
-            at = self._row_start + length
-            self._flat_ids[at] = tokens
-            self._flat_author[at] = Author.AGENT
+            at = self._row_start + self.length
             self.length += 1
             self.n_actions += 1
+            spent = self.length == self._limit
         else:
-            at = self._row_start[slots] + self.length[slots]
-            self._flat_ids[at] = tokens
-            self._flat_author[at] = Author.AGENT
-            self.length[slots] += 1
+            length = self.length[slots]
+            at = self._row_start[slots] + length
+            length += 1
+            self.length[slots] = length
             self.n_actions[slots] += 1
-            length, limit = self.length[slots], self._limit[slots]
-        (meaningful,) = (self._meaning[tokens] | (length == limit)).nonzero()
-        for i in meaningful.tolist():
-            self._settle(i if slots is None else int(slots[i]), int(tokens[i]))
+            spent = length == self._limit[slots]
+        self._flat_ids[at] = tokens.astype(np.int32)  # with a conversion on the way, writing would be five times slower
+        self._flat_written[at] = 1
+        spent |= self._matters[tokens]
+        if np.count_nonzero(spent):
+            for i in np.flatnonzero(spent).tolist():
+                self._settle(i if slots is None else int(slots[i]), int(tokens[i]))
 
     def append_text(self, slot: int, text: str, closes_response: bool) -> str:
         """Append a text to one running slot, token by token, as far as the rules let it.
@@ -267,7 +278,7 @@ class Process:
         length = self._length_at[slot]
         at = slot * self.rules.width + length
         self._id_at[at] = token
-        self._author_at[at] = 2  # Author.AGENT; the name would cost a look-up for each token
+        self._written_at[at] = 1
         self._length_at[slot] = length = length + 1
         if self._meaning_bytes[token] or length == self._limit_at[slot]:
             self._settle(slot, token)
@@ -319,7 +330,8 @@ class Process:
         if end > self.rules.width:  # written whole or not at all
             return StopReason.CONTEXT_FULL
         self.ids[slot, start:end] = ids
-        self.author[slot, start:end] = Author.ENVIRONMENT
+        self.written[slot, start:end] = 1
+        self._author[slot, start:end] = Author.ENVIRONMENT
         self._length_at[slot] = self._turn_start_at[slot] = end
         self._reply_length_at[slot] += len(ids)
         self._limit_at[slot] = min(self._limit_at[slot] + len(ids), self.rules.width)
@@ -336,11 +348,10 @@ class Process:
 
     # ------------------------------------------------------------------------------------------------ reading
 
-    def attention_mask(self) -> npt.NDArray[np.int8]:
-        """``(N, W)`` int8. 1 where a token is written; a fresh array."""
-        # A plain 0: NumPy takes the member of an enum for an int64, and would compare ten times slower.
-        written: npt.NDArray[np.int8] = (self.author != 0).view(np.int8)
-        return written
+    @property
+    def author(self) -> npt.NDArray[np.uint8]:
+        """``(N, W)`` uint8. Who wrote each token (:class:`~llmgym.transcript.Author`); 0 is padding. A fresh array."""
+        return self._author * self.written.view(np.uint8)
 
     def segments(self, slot: int) -> tuple[tuple[Author, str], ...]:
         """What came after the prompt: ``(author, text)`` in order, end tokens left out."""
@@ -352,7 +363,7 @@ class Process:
             if ids[-1] == self.tokenizer.end_token_id:
                 ids.pop()
             return ((Author.AGENT, self.tokenizer.decode(ids)),) if ids else ()
-        authors = self.author[slot, start:end]
+        authors = self._author[slot, start:end]
         cuts = [0, *(np.flatnonzero(np.diff(authors)) + 1).tolist(), len(ids)]
         segments = []
         for first, last in pairwise(cuts):
@@ -397,7 +408,7 @@ class Process:
             token_rewards: Index of a token -> what was paid there.
         """
         ids = self.ids[slot, : self._length_at[slot]].tolist()
-        authors = self.author[slot].tolist()
+        authors = self._author[slot].tolist()
         trace: list[TokenTrace] = []
         pending: list[int] = []  # bytes of a character that is not complete yet
         for index, token in enumerate(ids):
@@ -421,7 +432,7 @@ class Process:
             problem=self.problem(slot),
             prompt=self.prompts[slot],
             ids=self.ids[slot, :length].astype("<i4").tobytes(),
-            authors=self.author[slot, :length].tobytes(),
+            authors=self._author[slot, :length].tobytes(),
             prompt_length=self._prompt_length_at[slot],
             turn_start=self._turn_start_at[slot],
             n_steps=self.n_steps_at[slot],
@@ -444,7 +455,8 @@ class Process:
         authors = np.frombuffer(state.authors, dtype=np.uint8)
         self.begin(slot, state.problem, state.prompt, ids[: state.prompt_length].tolist())
         self.ids[slot, : len(ids)] = ids
-        self.author[slot, : len(ids)] = authors
+        self.written[slot, : len(ids)] = 1
+        self._author[slot, : len(ids)] = authors
         n_replied = int(np.count_nonzero(authors == Author.ENVIRONMENT))
         self._length_at[slot] = len(ids)
         self._turn_start_at[slot] = state.turn_start

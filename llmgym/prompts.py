@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
 from llmgym.errors import InvalidOptionError
 from llmgym.tokenizers import Tokenizer
 
@@ -33,6 +38,27 @@ def render_prompt(question: str, template: str, system_prompt: str | None, token
         return PROMPT_TEMPLATES.get(template, template).replace(_PLACE, question)
     messages = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
     return tokenizer.apply_chat_template([*messages, {"role": "user", "content": question}])
+
+
+@lru_cache(maxsize=1024)  # responses to one problem are sampled in groups, and most of a reset would be this
+def encode_prompt(
+    question: str, template: str, system_prompt: str | None, tokenizer: Tokenizer
+) -> tuple[str, npt.NDArray[np.int32]]:
+    """The prompt for a question, and its ids.
+
+    Args:
+        question: What is asked.
+        template: See :func:`render_prompt`.
+        system_prompt: See :func:`render_prompt`.
+        tokenizer: Encodes the prompt.
+
+    Returns:
+        The prompt, and ``(L,)`` int32, read-only: its ids.
+    """
+    prompt = render_prompt(question, template, system_prompt, tokenizer)
+    ids = np.array(tokenizer.encode(prompt), dtype=np.int32)
+    ids.flags.writeable = False
+    return prompt, ids
 
 
 def check_template(template: str, system_prompt: str | None) -> None:

@@ -105,6 +105,17 @@ class TokenTrace:
     reward: float = 0.0
 
 
+def count_steps(text: str, delimiter: str) -> int:
+    """``len(split_steps(text, delimiter))``, without cutting where the delimiter is one character.
+
+    >>> count_steps("a\\nb\\n\\nc", "\\n"), count_steps("a\\n", "\\n"), count_steps("", "\\n"), count_steps("aaa", "aa")
+    (4, 1, 0, 2)
+    """
+    if len(delimiter) > 1:  # it may overlap itself: where the last one ends takes a scan from the left
+        return len(split_steps(text, delimiter))
+    return text.count(delimiter) + (text[-1:] not in ("", delimiter))
+
+
 def split_steps(text: str, delimiter: str) -> tuple[str, ...]:
     """Cut ``text`` after each ``delimiter``. The pieces join to ``text``; none is empty.
 

@@ -60,6 +60,9 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
             slot waits: its action must be :data:`WAIT`, its observation and flags stay, and it earns nothing, until
             ``reset(options={"reset_mask": ...})``.
         render_mode: ``"ansi"``, ``"rgb_array"`` or ``None``.
+        copy: Whether each observation is a copy, as in ``SyncVectorEnv``. Otherwise, with token actions, all of them
+            are read-only views of the environment's own arrays: the next ``step()`` or ``reset()`` changes them. Tokens
+            never move, so what an observation held of a slot stays in the next one until the slot is reset.
         options: Fields of :class:`llmgym.core.EnvOptions`.
     """
 
@@ -70,8 +73,11 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
         *,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
+        copy: bool = True,
         **options: Any,
     ) -> None:
+        if not isinstance(copy, bool):
+            raise InvalidOptionError(f"Expected `copy` to be True or False, actual: {copy!r}. Write one of them.")
         if num_envs < 1:
             raise InvalidOptionError(f"Expected `num_envs` >= 1, actual: {num_envs}. Raise it.")
         if render_mode not in (None, *RENDER_MODES):
@@ -79,6 +85,7 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
         is_factory = isinstance(task, type) or not hasattr(task, "sample")
         tasks = [task() for _ in range(num_envs)] if callable(task) and is_factory else [task] * num_envs
         self.num_envs = num_envs
+        self.copy = copy
         self.render_mode = render_mode
         self.autoreset_mode = _parse_autoreset_mode(autoreset_mode)
         self.metadata = dict(LanguageEnv.metadata) | {"autoreset_mode": self.autoreset_mode}
@@ -93,6 +100,8 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
         self._rngs: list[np.random.Generator | None] = [None] * num_envs
         self._seeds: list[int | None] = [None] * num_envs
         self._over: list[int] = []  # slots whose episode is over, in order
+        self._acts: Bools = np.ones(num_envs, dtype=np.bool_)  # the others as a mask, kept while it stays the same
+        self._acting: npt.NDArray[np.int64] | None = None  # and as slots; None for all
         self._ready = False  # whether every slot has an episode
         self._final_transitions: dict[int, Transition] = {}  # of episodes that a reset in the same step overwrote
         self._token_rewards: list[dict[int, float]] = [{} for _ in range(num_envs)]
@@ -126,17 +135,13 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
             self._check_groups(group_size, mask)
         slots = np.flatnonzero(mask).tolist()
         for slot, slot_seed in self._parse_seeds(seed, slots):
-            self._rngs[slot], self._seeds[slot] = seeding.np_random(slot_seed)
+            if group_size is None or slot % group_size == 0:
+                self._rngs[slot], self._seeds[slot] = seeding.np_random(slot_seed)
         if group_size is not None:
-            for slot in slots:
-                if slot % group_size:
-                    first = slot - slot % group_size
-                    self._rngs[slot] = load_rng(save_rng(self._rng(first)))
-                    self._seeds[slot] = self._seeds[first]
+            self._share_rngs(slots, group_size)
         infos: dict[str, Any] = {}
         self._ready = False  # until all is done: an error in between must not leave slots that seem to go on
-        for slot in slots:
-            infos = self._add_info(infos, self._begin(slot, problems[slot]), slot)
+        self._add_infos(infos, [(slot, self._begin(slot, problems[slot])) for slot in slots])
         self._refresh()
         return self._observations(), infos
 
@@ -144,9 +149,31 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
         """Read off the process which slots are ready and which are over, after it was changed outside of step()."""
         process = self.engine.process
         self._ready = not np.any(process.stop_reason == NOT_STARTED)
-        self._over = np.flatnonzero(process.stop_reason > 0).tolist()
+        self._set_over(np.flatnonzero(process.stop_reason > 0).tolist())
         self._final_transitions = {}
         process.events = {}
+
+    def _set_over(self, over: list[int]) -> None:
+        if over == self._over:
+            return
+        self._over = over
+        self._acts = np.ones(self.num_envs, dtype=np.bool_)
+        self._acts[over] = False
+        self._acting = np.flatnonzero(self._acts) if over else None
+
+    def _share_rngs(self, slots: list[int], group_size: int) -> None:
+        """Give each slot the state of the random generator of its group's first."""
+        for slot in slots:
+            first = slot - slot % group_size
+            if slot == first:
+                state = save_rng(self._rng(first))
+                continue
+            rng = self._rngs[slot]
+            if rng is None or type(rng.bit_generator).__name__ != state[0]:
+                self._rngs[slot] = load_rng(state)
+            else:
+                rng.bit_generator.state = state[1]  # a new generator would cost several times as much
+            self._seeds[slot] = self._seeds[first]
 
     def _begin(self, slot: int, problem: Problem | None = None) -> dict[str, Any]:
         self._token_rewards[slot] = {}
@@ -230,17 +257,13 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
             raise InvalidActionError(
                 "Expected reset() before the first step(), actual: slots without an episode. Call reset() for all."
             )
-        over = self._over
-        idle = None  # slots that take no action now
-        if over:
-            idle = np.zeros(self.num_envs, dtype=np.bool_)
-            idle[over] = True
-        unused = self._append_tokens(actions, idle) if self._takes_tokens else self._append_texts(actions, idle)
+        over = self._over  # slots that take no action now
+        acted = self._acts.copy()
+        unused = self._append_tokens(actions) if self._takes_tokens else self._append_texts(actions)
 
         rewards = np.zeros(self.num_envs, dtype=np.float64)
         terminated = np.zeros(self.num_envs, dtype=np.bool_)
         truncated = np.zeros(self.num_envs, dtype=np.bool_)
-        acted = np.ones(self.num_envs, dtype=np.bool_) if idle is None else ~idle
         components = {name: np.zeros(self.num_envs, dtype=np.float64) for name in self.engine.rewards.names}
         ended, details = self._settle(rewards, components, terminated, truncated)
         if self.render_mode is not None:
@@ -255,22 +278,24 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
         if not same_step:
             add_details(infos, details, self.num_envs)
             self._add_infos(infos, [(slot, {"stop_reason": self._stop_reason(slot)}) for slot in ended])
-        self._add_infos(infos, [(slot, {"unused_text": text}) for slot, text in unused.items() if acted[slot]])
+        if unused:
+            self._add_infos(infos, [(slot, {"unused_text": text}) for slot, text in unused.items() if acted[slot]])
         infos.update(final)
 
         self._ready = False  # a prompt that is too long can stop an automatic reset halfway
         if self.autoreset_mode == AutoresetMode.NEXT_STEP:
-            self._over = ended
+            self._set_over(ended)
             self._add_infos(infos, [(slot, self._begin(slot)) for slot in over])
         elif same_step:
             self._add_infos(infos, [(slot, self._begin(slot)) for slot in ended])
         else:
-            self._keep_flags(over, terminated, truncated)
-            self._over = sorted([*over, *ended]) if ended else over
+            if over:
+                self._keep_flags(terminated, truncated)
+            self._set_over(sorted([*over, *ended]) if ended else over)
         self._ready = True
         return self._observations(), rewards, terminated, truncated, infos
 
-    def _append_tokens(self, actions: Any, idle: Bools | None) -> dict[int, str]:
+    def _append_tokens(self, actions: Any) -> dict[int, str]:
         process = self.engine.process
         tokens = np.asarray(actions)
         if tokens.shape != (self.num_envs,) or tokens.dtype.kind not in "iu":
@@ -278,28 +303,27 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
                 f"Expected actions to be an int array of shape ({self.num_envs},), actual: {tokens.dtype} of shape "
                 f"{tokens.shape}. Pass the id of a token for each slot."
             )
-        slots = None
-        if idle is not None:
-            self._check_waiting(tokens, idle)
-            slots = np.flatnonzero(~idle)
+        slots = self._acting
+        if slots is not None:
+            self._check_waiting(tokens)
             tokens = tokens[slots]
         if tokens.dtype != np.int64:
             tokens = tokens.astype(np.int64)
         # As an unsigned number, a negative id is above every bound: one comparison instead of two.
-        if tokens.size and tokens.view(np.uint64).max() >= self._vocab_size:
+        if tokens.size and np.maximum.reduce(tokens.view(np.uint64)) >= self._vocab_size:
             self._refuse_tokens(tokens, slots)
         process.append_tokens(tokens, slots)
         return {}
 
-    def _append_texts(self, actions: Any, idle: Bools | None) -> dict[int, str]:
+    def _append_texts(self, actions: Any) -> dict[int, str]:
         process = self.engine.process
         if isinstance(actions, str) or len(actions) != self.num_envs:
             raise InvalidActionError(
                 f"Expected actions to be a sequence of {self.num_envs} texts, actual: {actions!r}. Pass one a slot."
             )
-        if idle is not None:
-            self._check_waiting(actions, idle)
-        acting = [slot for slot in range(self.num_envs) if idle is None or not idle[slot]]
+        if self._over:
+            self._check_waiting(actions)
+        acting = np.flatnonzero(self._acts).tolist()
         for slot in acting:  # all are checked before the first is written
             complaint = check_text(actions[slot], f"the action of slot {slot}")
             if complaint is not None:
@@ -312,11 +336,12 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
                 unused[slot] = rest
         return unused
 
-    def _check_waiting(self, actions: Any, idle: Bools) -> None:
+    def _check_waiting(self, actions: Any) -> None:
         """When nothing is reset automatically, a finished slot takes no action but WAIT."""
         if self.autoreset_mode != AutoresetMode.DISABLED:
             return
-        if isinstance(actions, np.ndarray) and actions.dtype.kind in "iu" and bool((actions[idle] == WAIT).all()):
+        are_numbers = isinstance(actions, np.ndarray) and actions.dtype.kind in "iu"
+        if are_numbers and np.count_nonzero((actions == WAIT) > self._acts) == len(self._over):
             return
         for slot in self._over:
             action = actions[slot].item() if isinstance(actions[slot], np.generic) else actions[slot]
@@ -373,7 +398,7 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
 
     def _running_infos(self, components: dict[str, Floats], acted: Bools) -> dict[str, Any]:
         """The infos of slots whose action was the only thing that happened, built at once for all of them."""
-        if not acted.any():
+        if not np.count_nonzero(acted):
             return {}
         parts: dict[str, Any] = {}
         for name, values in components.items():
@@ -387,14 +412,16 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
 
     def _add_infos(self, infos: dict[str, Any], entries: Iterable[tuple[int, dict[str, Any]]]) -> None:
         """Add the infos of single slots. Gymnasium's ``_add_info`` makes the arrays; from then on they are just set."""
+        columns: dict[str, tuple[Any, Bools]] = {}
         for slot, info in entries:
             for key, value in info.items():
-                mask = infos.get(f"_{key}")
-                if mask is None or isinstance(value, dict):
-                    self._add_info(infos, {key: value}, slot)
-                else:
-                    infos[key][slot] = value
-                    mask[slot] = True
+                column = columns.get(key)
+                if column is not None:
+                    column[0][slot], column[1][slot] = value, True
+                    continue
+                self._add_info(infos, {key: value}, slot)
+                if not isinstance(value, dict):  # that is a tree of arrays
+                    columns[key] = infos[key], infos[f"_{key}"]
 
     def _final_infos(
         self,
@@ -423,25 +450,29 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
     def _stop_reason(self, slot: int) -> str:
         return STOP_REASONS[self.engine.process.stop_reason_at[slot] - 1].value
 
-    def _keep_flags(self, over: list[int], terminated: Bools, truncated: Bools) -> None:
-        if over:
-            stopped = _TERMINATES[self.engine.process.stop_reason[over]]
-            terminated[over], truncated[over] = stopped, ~stopped
+    def _keep_flags(self, terminated: Bools, truncated: Bools) -> None:
+        """Set the flags of all slots whose episode is over, not of those alone where it ended just now."""
+        code = self.engine.process.stop_reason
+        terminated[:] = _TERMINATES[code]
+        np.greater(code > 0, terminated, out=truncated)
 
     def _observations(self) -> Observation:
         process = self.engine.process
         if self._takes_tokens:
-            return {"attention_mask": process.attention_mask(), "input_ids": process.ids.copy()}
+            if self.copy:
+                return {"attention_mask": process.written.copy(), "input_ids": process.ids.copy()}
+            return {"attention_mask": _read_only(process.written), "input_ids": _read_only(process.ids)}
         return tuple(process.text(slot) for slot in range(self.num_envs))
 
     def _observation(self, slot: int) -> Observation:
         process = self.engine.process
         if self._takes_tokens:
-            return {
-                "attention_mask": (process.author[slot] != 0).view(np.int8),
-                "input_ids": process.ids[slot].copy(),
-            }
+            return {"attention_mask": process.written[slot].copy(), "input_ids": process.ids[slot].copy()}
         return process.text(slot)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """End the reward workers, where there are any."""
+        self.engine.rewards.close()
 
     # ------------------------------------------------------------------------------------------------ reading
 
@@ -569,6 +600,12 @@ def _marked(infos: dict[str, Any], key: str, slot: int, num_envs: int) -> dict[s
     mask[slot] = True
     inner: dict[str, Any] = infos[key]
     return inner
+
+
+def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def _parse_autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:

@@ -14,6 +14,7 @@ from llmgym.rewards.format import FormatReward
 from llmgym.rewards.language import LanguageReward
 from llmgym.rewards.length import LengthReward
 from llmgym.rewards.process import ProcessReward
+from llmgym.rewards.workers import RewardWorkers
 from llmgym.transcript import Transition
 
 #: Name of a reward -> what it says of an episode beside its score.
@@ -79,15 +80,20 @@ class RewardStack:
     Args:
         rewards: Name to weight, or to a dict of weight and constructor arguments, e.g.
             ``{"correctness": 1.0, "format": {"weight": 0.1, "mode": "soft"}}``.
+        workers: Processes that judge, see :class:`llmgym.rewards.workers.RewardWorkers`; 0: this one.
+
+    Raises:
+        InvalidOptionError: If a reward is not valid, or cannot be pickled for the workers.
     """
 
-    def __init__(self, rewards: Mapping[str, float | Mapping[str, Any]]) -> None:
+    def __init__(self, rewards: Mapping[str, float | Mapping[str, Any]], *, workers: int = 0) -> None:
         if not isinstance(rewards, Mapping):
             raise InvalidOptionError(
                 "Expected `rewards` to be a mapping of reward names to weights, such as {'correctness': 1.0}, "
                 f"actual: {rewards!r}."
             )
         self._rewards = {name: make_reward(name, spec) for name, spec in rewards.items()}
+        self._workers = RewardWorkers(list(self), workers) if workers and self._rewards else None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -112,14 +118,24 @@ class RewardStack:
         return self.pay_batch([transition])[0]
 
     def pay_batch(self, transitions: Sequence[Transition]) -> list[tuple[dict[str, float], Details]]:
-        """:meth:`pay` of several transitions at once, so that a scorer that runs a model can batch them."""
+        """:meth:`pay` of several transitions at once: a scorer that runs a model can batch them, workers share them."""
         paid: list[tuple[dict[str, float], Details]] = [({}, {}) for _ in transitions]
-        for name, (reward, weight) in self._rewards.items():
-            for (components, details), (due, said) in zip(paid, reward.settle(transitions), strict=True):
+        judged = (
+            [reward.settle(transitions) for reward in self]
+            if self._workers is None
+            else self._workers.settle(transitions)
+        )
+        for (name, (_, weight)), judgements in zip(self._rewards.items(), judged, strict=True):
+            for (components, details), (due, said) in zip(paid, judgements, strict=True):
                 components[name] = weighted(due, weight)
                 if said:
                     details[name] = said
         return paid
+
+    def close(self) -> None:
+        """End the workers, where there are any."""
+        if self._workers is not None:
+            self._workers.close()
 
 
 def weighted(due: float, weight: float) -> float:

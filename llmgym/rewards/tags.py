@@ -51,6 +51,8 @@ class TagReport:
         return not self.problems
 
 
+_IN_ORDER = list(TAGS)
+_MET = TagReport((), len(TAGS))
 _EMPTY = TagReport(("missing_think", "missing_answer"), 0)
 _UNTAGGED = TagReport(("missing_think", "missing_answer", "text_before"), 0)
 
@@ -68,8 +70,13 @@ def check_tags(response: str, *, require_thinking: bool = False) -> TagReport:
         >>> check_tags("So: <answer>42</answer> <think></answer></think>").problems
         ('wrong_order', 'stray_close', 'text_before')
     """
-    if _TAG.search(response) is None:
+    tags = _TAG.findall(response)
+    if not tags:
         return _UNTAGGED if response.strip() else _EMPTY
+    if tags == _IN_ORDER:  # what a trained model writes
+        before, thinking, between, answer, after = map(str.strip, _TAG.split(response))
+        if answer and not (before or between or after) and (thinking or not require_thinking):
+            return _MET
     reader = _Reader(response, require_thinking)
     for match in _TAG.finditer(response):
         reader.take(match)

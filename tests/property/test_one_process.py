@@ -14,7 +14,7 @@ from llmgym.core import LanguageEnv
 from llmgym.tasks import Problem
 from llmgym.testing import SumTask, ToolTask, tiny_tokenizer
 from llmgym.testing.contract import share_memory
-from llmgym.transcript import split_steps
+from llmgym.transcript import count_steps, split_steps
 from llmgym.vector import LanguageVectorEnv
 
 TOKENIZER = tiny_tokenizer()
@@ -72,6 +72,11 @@ def test_same_text_same_end_in_all_units(text: str, options: dict[str, Any]) -> 
     whole = play_out(make("response", **options), [text])
     assert by_token == by_step
     assert by_token == whole
+
+
+@given(st.text(alphabet="ab\n"), st.sampled_from(["\n", "a", "aa", "ab", "\n\n"]))
+def test_steps_are_counted_as_they_are_cut(text: str, delimiter: str) -> None:
+    assert count_steps(text, delimiter) == len(split_steps(text, delimiter))
 
 
 @given(TEXTS, OPTIONS)

@@ -267,6 +267,39 @@ def test_the_autoreset_mode_is_a_plain_value_too(mode: Any) -> None:
     assert vector(autoreset_mode=mode).metadata["autoreset_mode"] is gym.vector.AutoresetMode.NEXT_STEP
 
 
+@pytest.mark.parametrize("mode", ["next_step", "same_step", "disabled"])
+def test_without_copies_the_observations_are_the_environments_own(mode: str) -> None:
+    copied, shared = (vector(autoreset_mode=mode, max_new_tokens=5, copy=copy) for copy in (True, False))
+    kept, before = copied.reset(seed=1)[0], shared.reset(seed=1)[0]
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        over = shared.process.stop_reason > 0
+        waits = over if mode == "disabled" else np.zeros_like(over)
+        actions = np.where(waits, llmgym.WAIT, rng.integers(V, size=4))
+        expected, here = copied.step(actions), shared.step(actions)
+        assert repr(expected) == repr(here)
+        for key, array in here[0].items():
+            assert np.shares_memory(array, before[key])
+            assert not np.shares_memory(expected[0][key], kept[key])
+            with pytest.raises(ValueError, match="read-only"):
+                array[0] = 0
+        # What an observation held of a slot is still there, unless the step has reset the slot.
+        goes_on = ~(expected[2] | expected[3]) if mode == "same_step" else ~over
+        lengths = kept["attention_mask"].sum(axis=1)
+        for slot in np.flatnonzero(goes_on).tolist():
+            assert (
+                here[0]["input_ids"][slot, : lengths[slot]].tolist()
+                == kept["input_ids"][slot, : lengths[slot]].tolist()
+            )
+        kept, before = expected[0], here[0]
+
+
+def test_without_copies_texts_are_as_they_were() -> None:
+    assert vector(action_unit="step", copy=False).reset(seed=1)[0] == vector(action_unit="step").reset(seed=1)[0]
+    with pytest.raises(InvalidOptionError, match="Expected `copy` to be True or False, actual: 'no'"):
+        vector(copy="no")
+
+
 def test_posing_a_problem() -> None:
     envs = vector()
     problems = [{"question": f"{i}?", "answer": str(i)} for i in range(3)] + [None]
@@ -313,6 +346,22 @@ def test_a_group_can_be_reset_by_itself() -> None:
     after = [transcript.problem.problem_id for transcript in envs.transcripts()]
     assert after[:2] == before[:2]
     assert after[2] == after[3]
+
+
+def test_the_slots_of_a_group_have_equal_generators_of_their_own() -> None:
+    for seeded_before in (False, True):
+        envs = vector(autoreset_mode="disabled")
+        if seeded_before:
+            envs.reset(seed=7)
+        envs.reset(seed=[5, 6, 8, 9], options={"group_size": 2})
+        states = [rng.bit_generator.state for rng in envs.np_random]
+        assert states[0] == states[1] != states[2] == states[3]
+        assert envs.np_random_seed == (5, 5, 8, 8)
+        alone = vector(autoreset_mode="disabled", num_envs=1)
+        alone.reset(seed=5)
+        assert alone.np_random[0].bit_generator.state == states[0]
+        envs.np_random[1].random()
+        assert envs.np_random[0].bit_generator.state == states[0] != envs.np_random[1].bit_generator.state
 
 
 def test_a_finished_slot_waits_when_nothing_resets_it() -> None:

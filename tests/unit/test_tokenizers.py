@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmgym import tokenizers
 from llmgym.errors import InvalidOptionError
 from llmgym.testing import tiny_tokenizer
 from llmgym.tokenizers import TINY_REASONER, Tokenizer, load_tokenizer
@@ -33,6 +34,45 @@ def test_own_decoding_is_the_librarys(data: st.DataObject) -> None:
     for tokenizer in names():
         ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=30))
         assert tokenizer.decode(ids) == tokenizer._backend.decode(ids, skip_special_tokens=False)
+
+
+#: Where pieces meet: signs, digits, blanks, contractions, combining marks, added tokens and parts of them.
+PIECES = st.lists(
+    st.sampled_from(
+        [*"12.,'-<>½é 你，\n\t\u0301\u3000", "  ", "pens", " cost", "don't", "'s", "<think>", "<thin", "A "]
+    )
+).map("".join)
+
+
+@given(TEXTS | PIECES)
+def test_ids_put_together_from_pieces_are_those_of_the_whole(text: str) -> None:
+    tokenizer = load_tokenizer(TINY_REASONER)
+    assert tokenizer.encode(text) == tokenizer._backend.encode(text, add_special_tokens=False).ids
+
+
+def test_only_so_many_pieces_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizers, "_MOST_PIECES", 30)
+    tokenizer = Tokenizer.from_json(load_tokenizer(TINY_REASONER)._json, eos_token="<eos>")
+    for number in range(100):
+        text = f"{chr(ord('a') + number % 26) * (number // 26)}: {number} pens."
+        assert tokenizer.encode(text) == tokenizer._backend.encode(text, add_special_tokens=False).ids
+    assert tokenizer._piece_ids is not None
+    assert len(tokenizer._piece_ids) == 30
+
+
+@pytest.mark.parametrize(
+    ("component", "change"),
+    [
+        ("normalizer", {"type": "NFC"}),
+        ("pre_tokenizer", {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}),
+    ],
+)
+def test_a_text_is_encoded_whole_where_its_pieces_may_hang_together(component: str, change: dict[str, Any]) -> None:
+    description = json.loads(load_tokenizer(TINY_REASONER)._json) | {component: change}
+    tokenizer = Tokenizer.from_json(json.dumps(description), eos_token="<eos>")
+    for text in ("2  3  ", "...1", "e\u0301"):
+        assert tokenizer.encode(text) == tokenizer._backend.encode(text, add_special_tokens=False).ids
+    assert tokenizer._piece_ids is None
 
 
 @given(TEXTS, st.sampled_from(["\n", "\n\n", "ab"]))
