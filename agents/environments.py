@@ -18,7 +18,7 @@ from llmgym.registration import find_spec, load_entry_point, takes_keyword
 from llmgym.tokenizers import Tokenizer
 
 #: Keyword arguments of one vector environment alone: another one of the same id is made with its own.
-_OWN = ("num_envs", "vectorization_mode", "vector_kwargs", "autoreset_mode")
+_OWN = ("num_envs", "vectorization_mode", "vector_kwargs", "autoreset_mode", "copy")
 
 
 class TrainingEnvs:
@@ -85,6 +85,9 @@ class TrainingEnvs:
         kwargs = self.env_kwargs | changes
         if self._takes("autoreset_mode"):
             kwargs = {"autoreset_mode": "disabled"} | kwargs
+            if self._takes("copy") and str(kwargs["autoreset_mode"]).lower() == "disabled":
+                # Where no slot is reset by a step, the last observation is read only as far as the step left it.
+                kwargs = {"copy": False} | kwargs
         return gym.make_vec(self.env_id, num_envs=num_envs, **kwargs)
 
     def _takes(self, keyword: str) -> bool:
@@ -95,7 +98,7 @@ class TrainingEnvs:
             return False
         mode = VectorizeMode(self.env_kwargs.get("vectorization_mode") or VectorizeMode.VECTOR_ENTRY_POINT)
         native = spec.vector_entry_point if mode is VectorizeMode.VECTOR_ENTRY_POINT else None
-        if native is None and keyword == "autoreset_mode":  # Gymnasium's own vector environments cannot wait
+        if native is None and keyword in ("autoreset_mode", "copy"):  # Gymnasium's own vector environments cannot wait
             return False
         creator = load_entry_point(native or spec.entry_point)
         return creator is not None and takes_keyword(creator, keyword)
