@@ -27,9 +27,8 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from llmgym.agents.attention import AttentionMasks
+from llmgym.agents.slots import IntArray
 from llmgym.errors import LLMGymError
-
-IntArray = npt.NDArray[np.int64]
 
 #: Columns allocated at first; after that the capacity at least doubles, so that a token is copied O(1) times.
 _FIRST_CAPACITY = 64
@@ -217,6 +216,10 @@ class SlotCache(Cache):  # type: ignore[misc]
         on_device = self._index(positions)
         return ModelInputs(on_device, self._mask(on_device), self)
 
+    def clear(self) -> None:
+        """Forget every row; the memory is kept for what comes next."""
+        self.lengths[:] = 0
+
     def move(self, source: int, target: int) -> None:
         """Row ``target`` becomes row ``source``, which is forgotten."""
         length = int(self.lengths[source])
@@ -245,50 +248,3 @@ class SlotCache(Cache):  # type: ignore[misc]
 
     def _index(self, values: npt.NDArray[Any]) -> torch.Tensor:
         return torch.as_tensor(np.ascontiguousarray(values), dtype=torch.long).to(self._device)
-
-
-class SlotRows:
-    """Which row of the cache belongs to which slot. Rows in use are always ``0..n_rows-1``."""
-
-    def __init__(self, n_slots: int, cache: SlotCache) -> None:
-        self.n_slots = n_slots
-        self.cache = cache
-        self.n_rows = 0
-        self.row: IntArray = np.full(n_slots, -1, dtype=np.int64)  # of each slot; -1: none
-        self.slot: IntArray = np.full(n_slots, -1, dtype=np.int64)  # of each row
-
-    def release(self, slots: IntArray) -> None:
-        """Give up the rows of ``slots``; the last rows in use move into the gaps."""
-        # From the last row down: a row that moves is never one that is about to be given up.
-        for gap in sorted(self.row[slots].tolist(), reverse=True):
-            last = self.n_rows - 1
-            self.row[self.slot[gap]] = -1
-            if gap != last:
-                self.cache.move(last, gap)
-                moved = self.slot[last]
-                self.slot[gap], self.row[moved] = moved, gap
-            self.slot[last] = -1
-            self.n_rows = last
-
-    def release_all(self) -> None:
-        """Give up every row; the memory is kept for what comes next."""
-        self.row[:], self.slot[:], self.cache.lengths[:] = -1, -1, 0
-        self.n_rows = 0
-
-    def claim(self, slots: IntArray) -> IntArray:
-        """New rows for ``slots``, in order, after those in use."""
-        rows = np.arange(self.n_rows, self.n_rows + len(slots))
-        self.row[slots], self.slot[rows] = rows, slots
-        self.n_rows += len(slots)
-        return rows
-
-    def put_first(self, wanted: npt.NDArray[np.bool_]) -> int:
-        """Order the rows in use so that the ``wanted`` ones ``(n_rows,)`` come first; return how many they are."""
-        n_wanted = int(wanted.sum())
-        misplaced = np.flatnonzero(wanted[n_wanted:]) + n_wanted
-        gaps = np.flatnonzero(~wanted[:n_wanted])
-        for a, b in zip(gaps.tolist(), misplaced.tolist(), strict=True):
-            self.cache.swap(a, b)
-            self.slot[[a, b]] = self.slot[[b, a]]
-            self.row[self.slot[[a, b]]] = [a, b]
-        return n_wanted

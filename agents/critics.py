@@ -55,7 +55,7 @@ class Critic(nn.Module):
         self.model = light_copy(policy.model)
         self.model.set_output_embeddings(nn.Identity())  # often a large matrix, that nobody would ask here
         self.value_head = ValueHead(policy.hidden_size).to(policy.device)
-        self._trunk = Trunk(self.model, gradient_checkpointing=policy.gradient_checkpointing)
+        self._trunk = Trunk(self.model, gradient_checkpointing=policy.gradient_checkpointing, fused=policy.fused)
 
     def prompt_states(self, prompt_ids: torch.Tensor, prompt_lengths: torch.Tensor) -> PromptStates:
         """As :meth:`Policy.prompt_states`, of this model: prompts may be shared here too."""

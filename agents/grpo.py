@@ -310,8 +310,8 @@ class GRPO(PolicyGradientAgent):
 
         metrics.begin()
         self.optimizer.zero_grad()
-        backward(loss, self.policy, data, groups, self._microbatch_tokens)
-        metrics.end(grad_norm=self.optimizer.step())
+        padding_share = backward(loss, self.policy, data, groups, self._microbatch_tokens)
+        metrics.end(grad_norm=self.optimizer.step(), padding_share=padding_share)
 
     def _policy_loss(self, logprobs: torch.Tensor, cut: TokenTensors) -> torch.Tensor:
         """``(b, T)``: the surrogate of eq. 3, of GSPO or of CISPO, negated."""

@@ -184,3 +184,51 @@ class RolloutTensors(TokenTensors):
             yield Microbatch(
                 torch.as_tensor(rows[part], device=self.device), torch.as_tensor(place[part], device=self.device), width
             )
+
+    def packed_microbatches(self, groups: Ints, max_tokens: int) -> Iterator[Microbatch]:
+        """Responses of ``groups``, whole groups where they fit, with at most ``max_tokens`` tokens, prompts included.
+
+        There is no padding to count. Microbatches are as equal as whole groups allow. A group that is too long for one
+        pass is divided, and its prompt is read in each part; a response that is too long has a microbatch of its own.
+        """
+        size = self.batch.group_size
+        prompts = self.batch.prompt_lengths[groups * size]
+        lengths = self.batch.response_lengths.reshape(-1, size)[groups]
+        totals = prompts + lengths.sum(1)
+        share = totals.sum() / _n_parts(totals, max_tokens)
+        part: list[int] = []
+        in_part = done = n_done = 0
+        for group, prompt, of_rows, total in zip(groups, prompts, lengths, totals, strict=True):
+            if part and (in_part + total > max_tokens or done + total / 2 > (n_done + 1) * share):
+                yield self._microbatch(part, groups)
+                part, in_part, n_done = [], 0, n_done + 1
+            in_part += prompt
+            for row, length in enumerate(of_rows, start=group * size):
+                if part and in_part + length > max_tokens:
+                    yield self._microbatch(part, groups)
+                    part, in_part, n_done = [], prompt, n_done + 1
+                part.append(row)
+                in_part += length
+            done += total
+        if part:
+            yield self._microbatch(part, groups)
+
+    def _microbatch(self, rows: list[int], groups: Ints) -> Microbatch:
+        index = np.array(rows)
+        place = np.empty(self.n_groups, dtype=np.int64)
+        place[groups] = np.arange(len(groups))
+        return Microbatch(
+            torch.as_tensor(index, device=self.device),
+            torch.as_tensor(place[index // self.batch.group_size], device=self.device),
+            int(self.batch.response_lengths[index].max()),
+        )
+
+
+def _n_parts(totals: Ints, bound: int) -> int:
+    """How many parts whole groups of ``totals`` tokens need, in order, of at most ``bound`` tokens each."""
+    n, filled = 0, bound
+    for total in totals.tolist():
+        if filled + total > bound:
+            n, filled = n + 1, 0
+        filled += total
+    return n

@@ -35,7 +35,9 @@ class MixedPrecisionAdamW:
         self.masters = [p if p.dtype == torch.float32 else p.detach().float().requires_grad_() for p in self.parameters]
         self.max_grad_norm = max_grad_norm
         self.learning_rate = learning_rate
-        self.adam = torch.optim.AdamW(self.masters, lr=learning_rate, betas=betas, weight_decay=weight_decay)
+        self.adam = torch.optim.AdamW(
+            self.masters, lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True
+        )
 
     def set_learning_rate(self, value: float) -> None:
         self.learning_rate = value

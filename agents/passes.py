@@ -7,6 +7,7 @@ that the microbatches' shares add up to its gradient, however it is cut.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,13 +31,31 @@ class Reader(Protocol):
         """Keys and values of prompts, computed once for a whole group."""
 
 
+@dataclass
+class Padding:
+    """Tokens that went through a model, and those of them that stand for nothing."""
+
+    tokens: int = 0
+    padding: int = 0
+
+    def add(self, lengths: Ints, width: int) -> None:
+        """Rows of ``lengths`` tokens, padded to ``width``."""
+        self.tokens += len(lengths) * width
+        self.padding += len(lengths) * width - int(lengths.sum())
+
+    @property
+    def share(self) -> float:
+        """In ``[0, 1)``."""
+        return self.padding / max(self.tokens, 1)
+
+
 def backward(
     loss: Callable[[TokenTensors, Inputs], torch.Tensor],
     model: Reader,
     data: RolloutTensors,
     groups: Ints,
     max_tokens: int,
-) -> None:
+) -> float:
     """Add the gradient of a loss over ``groups`` to the parameters' ``.grad``.
 
     Args:
@@ -44,16 +63,36 @@ def backward(
         model: Who reads the prompts for it.
         data: The rollout.
         groups: Problems of the minibatch.
-        max_tokens: Padded tokens in one pass: memory and speed, never the result.
+        max_tokens: Tokens in one pass: memory and speed, never the result.
+
+    Returns:
+        Share of padding among the tokens that went through the model.
     """
+    padding = Padding()
     for some in _with_short_prompts(data, groups, max_tokens):
         prompt_ids, prompt_lengths = data.prompts(some)
         states = model.prompt_states(prompt_ids, prompt_lengths)
         leaves = states.detached()
-        for part in data.microbatches(some, max_tokens):
+        if not states.read_with_responses:  # the last token of a prompt is fed with each response
+            lengths = data.batch.prompt_lengths[some * data.batch.group_size] - 1
+            padding.add(lengths, int(lengths.max()))
+        for part in _microbatches(data, some, max_tokens, states):
             share = loss(data.cut(part), _inputs(data, part, prompt_ids, prompt_lengths, leaves))
             share.backward()  # type: ignore[no-untyped-call]
+            lengths = data.batch.response_lengths[part.rows.cpu().numpy()]
+            if states.read_with_responses:
+                padding.tokens += int(lengths.sum())
+            else:
+                padding.add(lengths, part.width)
         states.backward(leaves)
+    return padding.share
+
+
+def _microbatches(data: RolloutTensors, groups: Ints, max_tokens: int, states: PromptStates) -> Iterator[Microbatch]:
+    """Groups together where a pass reads their prompts with them, and without padding; else like lengths together."""
+    if states.read_with_responses:
+        return data.packed_microbatches(groups, max_tokens)
+    return data.microbatches(groups, max_tokens)
 
 
 def without_gradient(
@@ -63,7 +102,7 @@ def without_gradient(
     for groups in _with_short_prompts(data, np.arange(data.n_groups), _PROMPT_TOKENS):
         prompt_ids, prompt_lengths = data.prompts(groups)
         states = model.prompt_states(prompt_ids, prompt_lengths)
-        for part in data.microbatches(groups, max_tokens):
+        for part in _microbatches(data, groups, max_tokens, states):
             yield part, data.cut(part), _inputs(data, part, prompt_ids, prompt_lengths, states)
 
 

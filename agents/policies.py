@@ -19,8 +19,10 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel
 
+from llmgym.agents.architectures import read_decoder
 from llmgym.agents.attention import prefer_fast_attention
-from llmgym.agents.cache import IntArray, SlotCache, SlotRows
+from llmgym.agents.fused_decoding import FusedDecoder
+from llmgym.agents.module_decoding import ModuleDecoder
 from llmgym.agents.pretrained import (
     add_lora,
     check_given,
@@ -33,17 +35,16 @@ from llmgym.agents.pretrained import (
 from llmgym.agents.prompt_states import PromptStates
 from llmgym.agents.sampling import TokenDistribution, in_sets, pack_sets, sample
 from llmgym.agents.scoring import ChosenTokens, Scores, score_tokens
-from llmgym.agents.trunks import Trunk, only_logits_at, output_layer, spread
-from llmgym.errors import InvalidActionError, InvalidOptionError
+from llmgym.agents.slots import IntArray, SlotDecoder, SlotRows, next_feed
+from llmgym.agents.static_decoding import StaticDecoder
+from llmgym.agents.trunks import Trunk, output_layer, spread
+from llmgym.errors import InvalidOptionError, NotFiniteError
 from llmgym.tokenizers import Tokenizer
 
 __all__ = ["WAIT", "Policy", "Scores"]
 
 #: The action of a slot that waits (the environment's own constant is the same number).
 WAIT = -1
-
-#: Prompt tokens in one forward pass while acting: more would only cost memory.
-_PREFILL_TOKENS = 16_384
 
 #: Numbers in the float32 logits that learning has at once, 128 MiB of them.
 _MAX_LOGITS = 2**25
@@ -65,8 +66,15 @@ class Policy(TokenDistribution):
         seed: Of the sampling.
         gradient_checkpointing: Whether learning forgets what happens inside the model's layers and computes it again in
             the backward pass: a third more time for a fraction of the memory. Changes no result.
+        fused: Whether to run the architectures that llmgym knows (see :mod:`llmgym.agents.architectures`) by its own
+            code, which is faster; every other model, and with ``False`` these too, is run by transformers' code. The
+            results are the same up to rounding.
 
     Attributes:
+        value_head: Hidden states ``(n, hidden_size)`` -> values ``(n,)``: if there is one, :meth:`act` asks it too.
+            ``None``: nothing is asked.
+        last_values: ``(N,)`` float32. What the value head said of the states that the last :meth:`act` acted in, 0
+            where a slot waited. ``None`` without a value head.
         last_allowed: ``(N, ceil(n_actions / 8))`` uint8, as ``numpy.packbits`` has it: the tokens that each slot could
             draw in the last :meth:`act`, nothing where it waited. ``None`` where neither top-k nor top-p is on.
         max_logits: Numbers in the float32 logits that learning has at once. More tokens than that are scored in chunks,
@@ -88,12 +96,13 @@ class Policy(TokenDistribution):
         top_p: float | None = None,
         seed: int = 0,
         gradient_checkpointing: bool = False,
+        fused: bool = True,
     ) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.generator = torch.Generator().manual_seed(seed)
         prefer_fast_attention(model)
-        self._trunk = Trunk(model, gradient_checkpointing=gradient_checkpointing)
+        self._trunk = Trunk(model, gradient_checkpointing=gradient_checkpointing, fused=fused)
         super().__init__(
             self._trunk.vocab_size,
             temperature=temperature,
@@ -104,7 +113,11 @@ class Policy(TokenDistribution):
         )
         self.last_allowed: npt.NDArray[np.uint8] | None = None
         self.max_logits = _MAX_LOGITS
+        self.value_head: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self.last_values: npt.NDArray[np.float32] | None = None
         self._slots: SlotRows | None = None
+        self._decoder: SlotDecoder | None = None
+        self._was_told_to_forget = False
 
     @classmethod
     def load(
@@ -159,6 +172,16 @@ class Policy(TokenDistribution):
         return weight.shape[1]
 
     @property
+    def fused(self) -> bool:
+        """Whether architectures that llmgym knows are run by its own code."""
+        return self._trunk.fused
+
+    @fused.setter
+    def fused(self, value: bool) -> None:
+        self._trunk.fused = value
+        self.forget()
+
+    @property
     def gradient_checkpointing(self) -> bool:
         """Whether learning computes the inside of the model's layers again in the backward pass."""
         return self._trunk.gradient_checkpointing
@@ -182,7 +205,8 @@ class Policy(TokenDistribution):
         self.model = add_lora(
             self.model, rank, alpha=alpha, target_modules=target_modules, dropout=dropout, seed=seed
         ).eval()
-        self._trunk = Trunk(self.model, gradient_checkpointing=self.gradient_checkpointing)
+        self._trunk = Trunk(self.model, gradient_checkpointing=self.gradient_checkpointing, fused=self.fused)
+        self._slots = self._decoder = None
         return self
 
     @property
@@ -192,7 +216,7 @@ class Policy(TokenDistribution):
 
     def merged(self) -> Policy:
         """The same policy with its adapters added into a copy of the weights: to be saved as a plain model."""
-        return Policy(merged(self.model), self.tokenizer, **self.options)
+        return Policy(merged(self.model), self.tokenizer, fused=self.fused, **self.options)
 
     def frozen_copy(self) -> Policy:
         """The reference policy: the same distribution, weights that no longer change and take no gradient.
@@ -200,7 +224,7 @@ class Policy(TokenDistribution):
         Of a policy with adapters it is the model without them, and shares its weights.
         """
         model = without_adapters(self.model) if self.has_adapters else copy.deepcopy(self.model)
-        return Policy(model.requires_grad_(False), self.tokenizer, **self.options)
+        return Policy(model.requires_grad_(False), self.tokenizer, fused=self.fused, **self.options)
 
     def text(self, ids: Sequence[int] | npt.NDArray[Any]) -> str:
         """The ids as text; as numbers where the policy has no tokenizer."""
@@ -219,9 +243,10 @@ class Policy(TokenDistribution):
     # -- acting ------------------------------------------------------------------------------------------------------
 
     def forget(self) -> None:
-        """Drop all that was remembered of the slots; needed after the weights changed."""
+        """Drop all that was remembered of the slots; needed after the weights changed, or what computes them."""
         if self._slots is not None:
             self._slots.release_all()
+        self._was_told_to_forget = True
 
     @torch.no_grad()
     def act(
@@ -248,15 +273,11 @@ class Policy(TokenDistribution):
         Raises:
             InvalidActionError: If a slot that did not restart shows no new token.
             InvalidOptionError: If a transcript is longer than the model's positions reach.
+            NotFiniteError: If the model's logits are no finite numbers.
         """
         ids = np.asarray(observations["input_ids"])
         n_slots = len(ids)
-        if self._slots is None or self._slots.n_slots != n_slots:
-            self._slots = SlotRows(
-                n_slots,
-                SlotCache(self.model.config.get_text_config(), n_slots, dtype=self.model.dtype, device=self.device),
-            )
-        slots = self._slots
+        slots, decoder = self._memory(n_slots)
         live = np.ones(n_slots, dtype=bool) if waiting is None else ~waiting
         known = slots.row >= 0
         fresh = live & ~known if restarted is None else live & (restarted | ~known)
@@ -267,88 +288,63 @@ class Policy(TokenDistribution):
         logprobs = np.zeros(n_slots, dtype=np.float32)
         # One uniform number a slot, drawn whoever waits: a slot's luck does not depend on its neighbours.
         uniforms = torch.rand(n_slots, 1, generator=self.generator, dtype=torch.float64)
-        n_bytes = -(-self.n_actions // 8)
-        self.last_allowed = np.zeros((n_slots, n_bytes), dtype=np.uint8) if self.truncates else None
+        self.last_allowed = np.zeros((n_slots, -(-self.n_actions // 8)), dtype=np.uint8) if self.truncates else None
+        self.last_values = None if self.value_head is None else np.zeros(n_slots, dtype=np.float32)
         if not live.any():
             return actions, logprobs
-        if lengths[live].max() > self._trunk.last_position + 1:
-            raise InvalidOptionError(
-                f"Expected transcripts of at most {self._trunk.last_position + 1} tokens (the model's positions), "
-                f"actual: {int(lengths[live].max())}. "
-                "Make the environment with a smaller max_prompt_tokens or max_new_tokens."
-            )
-        logits = self._advance(slots, ids, lengths, np.flatnonzero(fresh))  # (n_live, V), in order of rows
-        acting = slots.slot[: slots.n_rows]
-        last = torch.as_tensor(ids[acting, lengths[acting] - 1], dtype=torch.long).to(self.device)
-        logits = self.shaped(logits, last)
+        self._check_positions(int(lengths[live].max()))
+        feed = next_feed(slots, ids, lengths, np.flatnonzero(fresh))
+        logits, hidden = decoder.advance(feed)
+        acting = slots.slot[: slots.n_rows]  # in the order of rows, like all that follows
+        if self.value_head is not None:
+            assert self.last_values is not None
+            self.last_values[acting] = self.value_head(hidden).cpu().numpy()
+        logits = self.shaped(logits, torch.from_numpy(feed.last).to(logits.device))
         if self.last_allowed is not None:
             kept = self.kept(logits)
             logits = logits.masked_fill(~kept, float("-inf"))
             self.last_allowed[acting] = pack_sets(kept).cpu().numpy()
         tokens, chosen = sample(logits, uniforms[torch.from_numpy(acting)])
-        actions[acting] = tokens.cpu().numpy()
-        logprobs[acting] = chosen.cpu().numpy()
+        actions[acting], logprobs[acting] = tokens.cpu().numpy(), chosen.cpu().numpy()
+        if not np.isfinite(logprobs).all():
+            self._slots = self._decoder = None  # what is remembered is no number either
+            raise NotFiniteError(
+                f"Expected finite log-probabilities, actual: {float(logprobs[~np.isfinite(logprobs)][0])}. The model's "
+                "weights or activations are no finite numbers any more: go back to an earlier checkpoint."
+            )
         return actions, logprobs
 
-    def _advance(self, slots: SlotRows, ids: npt.NDArray[Any], lengths: IntArray, fresh: IntArray) -> torch.Tensor:
-        """Feed every slot its new tokens; logits ``(n_live, V)`` in the order of the cache's rows."""
-        cache = slots.cache
-        held = slots.slot[: slots.n_rows]
-        counts = lengths[held] - cache.lengths[: slots.n_rows]
-        if (counts < 1).any():
-            slot = int(held[np.argmax(counts < 1)])
-            raise InvalidActionError(
-                f"Expected a new token in the observation of slot {slot}, which did not restart, actual: "
-                f"{int(lengths[slot])} tokens, {int(cache.lengths[slots.row[slot]])} of them seen before. "
-                "Say in `restarted` which slots began a new episode, and in `waiting` which ones wait."
+    def _memory(self, n_slots: int) -> tuple[SlotRows, SlotDecoder]:
+        """Which rows belong to which slots, and what computes them: chosen anew when nothing is remembered."""
+        slots, decoder = self._slots, self._decoder
+        if slots is None or slots.n_slots != n_slots:
+            slots = decoder = None
+        if slots is None or decoder is None or self._was_told_to_forget:
+            chosen = self._decoder_for(n_slots, decoder)
+            if slots is None or chosen is not decoder:
+                slots = SlotRows(n_slots, chosen.cache)
+            self._slots, self._decoder, decoder = slots, chosen, chosen
+            self._was_told_to_forget = False
+        return slots, decoder
+
+    def _decoder_for(self, n_slots: int, present: SlotDecoder | None) -> SlotDecoder:
+        """What computes the slots: ``present``, with the weights as they are now, where it still will do."""
+        known = read_decoder(self.model) if self.fused else None
+        if known is None or known.head is None or self.device.type not in ("cpu", "cuda"):
+            return present if type(present) is ModuleDecoder else ModuleDecoder(self.model, n_slots)
+        if self.device.type == "cuda":
+            return present if isinstance(present, StaticDecoder) else StaticDecoder(self.model, known, n_slots)
+        if not isinstance(present, FusedDecoder) or not present.fits(known):
+            return FusedDecoder(known, n_slots)
+        present.refresh(known)
+        return present
+
+    def _check_positions(self, longest: int) -> None:
+        if longest > self._trunk.last_position + 1:
+            raise InvalidOptionError(
+                f"Expected transcripts of at most {self._trunk.last_position + 1} tokens (the model's positions), "
+                f"actual: {longest}. Make the environment with a smaller max_prompt_tokens or max_new_tokens."
             )
-        # Rows that take one token come first, so that they are read where they lie.
-        n_single = slots.put_first(counts == 1)
-        pieces = []
-        if n_single:
-            acting = slots.slot[:n_single]
-            tokens = torch.as_tensor(ids[acting, lengths[acting] - 1], dtype=torch.long).to(self.device)
-            inputs = cache.plan_decode(n_single).as_kwargs()
-            pieces.append(self.model(input_ids=tokens.unsqueeze(1), **inputs).logits[:, -1])
-        if n_single < slots.n_rows:
-            pieces.append(self._append(slots, ids, lengths, np.arange(n_single, slots.n_rows)))
-        if len(fresh):
-            pieces.append(self._enter(slots, ids, lengths, fresh))
-        return torch.cat(pieces)
-
-    def _append(self, slots: SlotRows, ids: npt.NDArray[Any], lengths: IntArray, rows: IntArray) -> torch.Tensor:
-        """Several new tokens for each of ``rows``: the environment wrote after the policy."""
-        cache, acting = slots.cache, slots.slot[rows]
-        seen = cache.lengths[rows]
-        counts = lengths[acting] - seen
-        columns = seen[:, None] + np.minimum(np.arange(counts.max())[None], counts[:, None] - 1)
-        tokens = torch.as_tensor(ids[acting[:, None], columns], dtype=torch.long).to(self.device)
-        inputs = cache.plan_append(rows, counts).as_kwargs()
-        return self._last_logits(tokens, counts, inputs)
-
-    def _enter(self, slots: SlotRows, ids: npt.NDArray[Any], lengths: IntArray, fresh: IntArray) -> torch.Tensor:
-        """Whole transcripts for slots that restarted; slots with the same one (a group) share the computation."""
-        place: dict[bytes, int] = {}
-        source = np.array([place.setdefault(ids[s, : lengths[s]].tobytes(), len(place)) for s in fresh])
-        distinct = fresh[np.unique(source, return_index=True)[1]]
-        rows = slots.claim(fresh)
-        chunk = max(1, _PREFILL_TOKENS // int(lengths[distinct].max()))
-        pieces = []
-        for start in range(0, len(distinct), chunk):
-            part = distinct[start : start + chunk]
-            takers = np.flatnonzero((source >= start) & (source < start + len(part)))
-            tokens = torch.as_tensor(ids[part, : lengths[part].max()], dtype=torch.long).to(self.device)
-            inputs = slots.cache.plan_prompts(rows[takers], lengths[part], source[takers] - start).as_kwargs()
-            pieces.append(self._last_logits(tokens, lengths[part], inputs))
-        return torch.cat(pieces)[torch.as_tensor(source, device=self.device)]
-
-    def _last_logits(self, tokens: torch.Tensor, counts: IntArray, inputs: dict[str, Any]) -> torch.Tensor:
-        """Logits ``(b, V)`` after the last real token of each row of ``tokens`` ``(b, q)``."""
-        rows = torch.arange(len(counts), device=self.device)
-        last = torch.as_tensor(counts - 1, device=self.device)
-        with only_logits_at(self.model, rows, last):
-            logits: torch.Tensor = self.model(input_ids=tokens, **inputs).logits
-        return logits[0]
 
     # -- learning ----------------------------------------------------------------------------------------------------
 

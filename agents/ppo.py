@@ -205,7 +205,12 @@ class PPO(PolicyGradientAgent):
         """Play one response, or several, to each problem."""
         size, n_problems = self.config.responses_per_problem, self.config.problems_per_iteration
         seed = int(self._rng.integers(2**31))
-        return collect(self.envs, self.policy, group_size=size, n_groups=n_problems, seed=seed), {}
+        if not self.config.bootstrap_truncated:  # which also needs the values of last states: nobody acts in those
+            self.policy.value_head = self.value_head
+        try:
+            return collect(self.envs, self.policy, group_size=size, n_groups=n_problems, seed=seed), {}
+        finally:
+            self.policy.value_head = self.policy.last_values = None
 
     def update(self, batch: RolloutBatch, budget_spent: float = 0.0) -> dict[str, Any]:
         """Estimate advantages with the old critic, then improve critic and policy for k epochs."""
@@ -267,8 +272,14 @@ class PPO(PolicyGradientAgent):
         return step_gae(rewards, data.values, last_values, data.response_mask, data.step_index, **factors)
 
     def _old_values(self, data: RolloutTensors) -> torch.Tensor:
-        """Fill in the values of the states that tokens were chosen in; returns those of the last states ``(B,)``."""
+        """Fill in the values of the states that tokens were chosen in; returns those of the last states ``(B,)``.
+
+        A head has said them while the policy acted; values of last states are 0 then, and not asked for.
+        """
         last_values = torch.zeros(len(data.batch), device=data.device)
+        if data.batch.values is not None and not self.config.bootstrap_truncated:
+            data.values = torch.as_tensor(data.batch.values, device=data.device)
+            return last_values
         for part, _, inputs in without_gradient(self.critic or self.policy, data, self._microbatch_tokens):
             values, last = self._values(inputs)
             data.values[part.rows, : part.width], last_values[part.rows] = values, last
@@ -321,19 +332,20 @@ class PPO(PolicyGradientAgent):
         metrics.begin()
         self.optimizer.zero_grad()
         self.critic_optimizer.zero_grad()
+        shares = {}
         if learns or self.critic is None:
-            backward(policy_loss, self.policy, data, problems, self._microbatch_tokens)
+            shares["padding_share"] = backward(policy_loss, self.policy, data, problems, self._microbatch_tokens)
             target_kl = self.config.target_kl
             if learns and target_kl is not None and metrics.mean_so_far("approx_kl") > 1.5 * target_kl:
                 return False
         if self.critic is not None:
-            backward(value_loss, self.critic, data, problems, self._microbatch_tokens)
+            shares["padding_share"] = backward(value_loss, self.critic, data, problems, self._microbatch_tokens)
         norms = {"critic_grad_norm": self.critic_optimizer.clip()}
         if learns:
             norms["grad_norm"] = self.optimizer.clip()  # both are finite, or neither optimiser steps
             self.optimizer.apply()
         self.critic_optimizer.apply()
-        metrics.end(**norms)
+        metrics.end(**norms, **shares)
         return True
 
     def _clip_fraction(self, logprobs: torch.Tensor, cut: TokenTensors) -> torch.Tensor | None:

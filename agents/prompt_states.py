@@ -19,17 +19,26 @@ class PromptStates:
     Attributes:
         layers: For each layer ``(keys, values)``, ``(P, heads, width, head_dim)``; empty where prompts are one token.
         key_positions: ``(P, width)``. Positions, :attr:`AttentionMasks.NEVER` where a prompt is shorter.
+        read_with_responses: Whether there is nothing here, because each pass reads the prompts of its responses itself:
+            a prompt is then computed once in a pass, however many of its responses are in it.
     """
 
-    def __init__(self, layers: list[tuple[torch.Tensor, torch.Tensor]], key_positions: torch.Tensor) -> None:
+    def __init__(
+        self,
+        layers: list[tuple[torch.Tensor, torch.Tensor]],
+        key_positions: torch.Tensor,
+        *,
+        read_with_responses: bool = False,
+    ) -> None:
         self.layers = layers
         self.key_positions = key_positions
+        self.read_with_responses = read_with_responses
 
     def detached(self) -> PromptStates:
         """Leaves with the same values: their gradients add up over microbatches, see :meth:`backward`."""
         # Adapters on the queries alone leave keys and values without a gradient.
         leaves = [(_leaf(keys), _leaf(values)) for keys, values in self.layers]
-        return PromptStates(leaves, self.key_positions)
+        return PromptStates(leaves, self.key_positions, read_with_responses=self.read_with_responses)
 
     def backward(self, leaves: PromptStates) -> None:
         """Send the gradients that gathered in ``leaves`` on into the model."""

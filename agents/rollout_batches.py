@@ -15,7 +15,7 @@ Ints = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 
 #: Arrays of a :class:`RolloutBatch` with a place for each token of a response.
-_PER_TOKEN = ("response_ids", "response_mask", "old_logprobs", "rewards", "step_index", "allowed")
+_PER_TOKEN = ("response_ids", "response_mask", "old_logprobs", "rewards", "step_index", "allowed", "values")
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ class RolloutBatch:
             too. 0 outside the mask. ``None`` where the environment does not count (``info["n_reasoning_steps"]``).
         allowed: ``(B, T, ceil(V / 8))`` uint8. The tokens that could be sampled at each place as bits, in the order of
             ``np.packbits``; 0 outside the mask. ``None`` where the policy left none out.
+        values: ``(B, T)`` float32. What the policy's value head said of the states that the tokens were chosen in; 0
+            outside the mask. ``None`` where the policy had none.
     """
 
     group_size: int
@@ -69,6 +71,7 @@ class RolloutBatch:
     n_dropped: int = 0
     step_index: Ints | None = None
     allowed: Bytes | None = None
+    values: npt.NDArray[np.float32] | None = None
 
     @property
     def truncated(self) -> Bools:
@@ -141,7 +144,8 @@ class RolloutBatch:
         """All episodes in one batch, padded to the widest; times and ``n_dropped`` add.
 
         Raises:
-            ValueError: If there is none, group sizes differ, or some have ``step_index`` or ``allowed`` and some not.
+            ValueError: If there is none, group sizes differ, or some have ``step_index``, ``allowed`` or ``values`` and
+                some not.
         """
         if not batches:
             raise ValueError("Expected at least one RolloutBatch, actual: none. Collect first.")

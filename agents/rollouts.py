@@ -50,6 +50,7 @@ class _Episode:
     rewards: Floats
     step_index: Ints
     allowed: list[Bytes]  # one for each token chosen; empty where the policy left no token out
+    values: npt.NDArray[np.float32]
     components: dict[str, float]
     stop_reason: str
     unverifiable: bool | None
@@ -143,6 +144,7 @@ class _Collector:
         self.chosen = np.zeros((n, width), dtype=bool)
         self.tokens = np.zeros((n, width), dtype=np.int64)
         self.logprobs = np.zeros((n, width), dtype=np.float32)
+        self.values = np.zeros((n, width), dtype=np.float32)
         self.rewards = np.zeros((n, width))
         self.step_index = np.zeros((n, width), dtype=np.int64)
         self.n_steps_closed = np.zeros(n, dtype=np.int64)
@@ -175,6 +177,8 @@ class _Collector:
             self.tokens[acting, at] = actions[acting]
             self.logprobs[acting, at] = logprobs[acting]
             self.step_index[acting, at] = self.n_steps_closed[acting]
+            if self.policy.last_values is not None:
+                self.values[acting, at] = self.policy.last_values[acting]
             self._keep_allowed(acting)
             clock = time.perf_counter()
             following, rewards, terminated, truncated, infos = self.envs.step(actions)
@@ -293,13 +297,14 @@ class _Collector:
             rewards=self.rewards[slot, : length + 1].copy(),
             step_index=self.step_index[slot, : length + 1].copy(),
             allowed=self.allowed[slot],
+            values=self.values[slot, : length + 1].copy(),
             components=components,
             stop_reason=reason,
             unverifiable=_is_unverifiable(final, slot),
             terminated=ok,
         )
         self.n_played[slot] += 1
-        for stored in (self.chosen, self.logprobs, self.rewards, self.step_index):
+        for stored in (self.chosen, self.logprobs, self.values, self.rewards, self.step_index):
             stored[slot] = 0
         self.allowed[slot] = []
         for values in self.components.values():
@@ -339,6 +344,7 @@ class _Collector:
             n_dropped=self.n_dropped,
             step_index=np.zeros(shape, dtype=np.int64) if self.counts_steps else None,
             allowed=_empty_sets(episodes, shape),
+            values=None if self.policy.last_values is None else np.zeros(shape, dtype=np.float32),
         )
         for row, episode in enumerate(episodes):
             begin, n = episode.prompt_length, lengths[row]
@@ -348,6 +354,8 @@ class _Collector:
             batch.rewards[row, :n] = episode.rewards[begin:]
             if batch.step_index is not None:
                 batch.step_index[row, :n] = episode.step_index[begin:]
+            if batch.values is not None:
+                batch.values[row, :n] = episode.values[begin:]
             if batch.allowed is not None:
                 batch.allowed[row, batch.response_mask[row]] = episode.allowed
         return batch

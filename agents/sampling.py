@@ -248,11 +248,11 @@ def sample(logits: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tensor, 
     """
     logprobs = logits.log_softmax(-1)
     cumulative = logprobs.exp().cumsum(-1, dtype=torch.float64)
-    total = cumulative[:, -1:]
-    target = uniforms.to(logits.device) * total
-    # Strictly below the total, whatever rounding does: the first entry above it then has probability > 0.
-    target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
-    tokens = torch.searchsorted(cumulative, target, right=True)
+    # Strictly below the total, rounded too (a float64 below 1 takes at least half of the last place off it): the first
+    # entry above it exists, and has probability > 0.
+    target = uniforms.to(logits.device) * cumulative[:, -1:]
+    # Sums that are no numbers would give a token out of range.
+    tokens = torch.searchsorted(cumulative, target, right=True).clamp_(max=logits.shape[1] - 1)
     return tokens[:, 0], logprobs.gather(1, tokens)[:, 0]
 
 

@@ -7,12 +7,13 @@ computed again in the backward pass.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from llmgym.agents.losses import categorical_entropy
 from llmgym.agents.sampling import TokenDistribution, unpack_sets
 from llmgym.agents.trunks import Trunk
 
@@ -61,6 +62,45 @@ class ChosenTokens(NamedTuple):
         ]
 
 
+class ChosenLogprobs(Function):
+    """``log p(a) = z_a - log sum_b exp z_b`` of the chosen tokens, and the entropy, from one softmax.
+
+    Its gradient is made directly, ``d log p(a) / dz = [.=a] - p`` and ``dH / dz = -p (log p + H)``: the logits' size is
+    kept once for the backward pass. Takes logits ``(n, V)`` (``-inf`` where a token is forbidden), chosen tokens
+    ``(n,)``, whether to compute the entropy and whether that carries a gradient; gives ``(n,)`` each, ``None`` for an
+    entropy that is not wanted.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: torch.Tensor, chosen: torch.Tensor, with_entropy: bool, entropy_gradient: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        ctx.set_materialize_grads(False)
+        every = logits.log_softmax(-1)
+        logprobs = every.gather(1, chosen.unsqueeze(1))[:, 0]
+        # A finite bound in place of -inf, for 0 times it is 0.
+        every.clamp_(min=torch.finfo(every.dtype).min)
+        entropy = -(every.exp() * every).sum(-1) if with_entropy else None
+        if entropy is not None and not entropy_gradient:
+            ctx.mark_non_differentiable(entropy)
+        ctx.save_for_backward(every, chosen, entropy)
+        return logprobs, entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, of_logprobs: torch.Tensor | None, of_entropy: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, ...]:
+        every, chosen, entropy = ctx.saved_tensors
+        p = every.exp()
+        grad = torch.zeros_like(p) if of_logprobs is None else p * -of_logprobs.unsqueeze(1)
+        if of_logprobs is not None:
+            grad.scatter_add_(1, chosen.unsqueeze(1), of_logprobs.unsqueeze(1))
+        if of_entropy is not None:
+            grad.addcmul_(p * of_entropy.unsqueeze(1), every + entropy.unsqueeze(1), value=-1)
+        return grad, None, None, None
+
+
 def score_tokens(
     trunk: Trunk,
     distribution: TokenDistribution,
@@ -85,12 +125,8 @@ def score_tokens(
         logits = distribution.shaped(trunk.logits(part.hidden), part.before)
         if part.allowed is not None:
             logits = logits.masked_fill(~unpack_sets(part.allowed, logits.shape[1]), float("-inf"))
-        flat = logits.log_softmax(-1)
-        chosen = flat.gather(1, part.chosen.unsqueeze(1))[:, 0]
-        if not with_entropy:
-            return chosen, None
-        with torch.set_grad_enabled(torch.is_grad_enabled() and entropy_gradient):
-            return chosen, categorical_entropy(flat)
+        logprobs, entropy = ChosenLogprobs.apply(logits, part.chosen, with_entropy, entropy_gradient)  # type: ignore[no-untyped-call]
+        return logprobs, entropy
 
     chunks = tokens.split(max(1, max_logits // trunk.vocab_size))
     if len(chunks) == 1:

@@ -3,7 +3,8 @@
 The responses of a group attend to one computation of their prompt (see :mod:`llmgym.agents.prompt_states`). The hidden
 states are what the output layer is given, so a policy's logits and a critic's values come from one pass. Logits are
 made of any slice of them, by the model's own code: whatever it does to logits after the output layer (soft caps,
-scales) is in them.
+scales) is in them. Architectures that :mod:`llmgym.agents.architectures` reads are run by
+:mod:`llmgym.agents.fused_learning` instead, to the same numbers in less time.
 
 Not for acting: see :mod:`llmgym.agents.policies`.
 """
@@ -21,7 +22,10 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
+from llmgym.agents.architectures import Decoder, read_decoder
 from llmgym.agents.attention import AttentionMasks
+from llmgym.agents.fused_learning import read_packed
+from llmgym.agents.packing import Packing, pack
 from llmgym.agents.prompt_states import PrefixCache, PromptStates
 from llmgym.errors import InvalidOptionError
 
@@ -60,13 +64,14 @@ class Trunk:
     Args:
         model: Any transformers causal language model, with attention that takes a 4-D mask.
         gradient_checkpointing: See :attr:`gradient_checkpointing`.
+        fused: Whether to run known architectures by llmgym's own code.
 
     Raises:
         InvalidOptionError: If the model has no output layer, or gradient checkpointing is asked of a model without
             layers that transformers can checkpoint.
     """
 
-    def __init__(self, model: PreTrainedModel, *, gradient_checkpointing: bool = False) -> None:
+    def __init__(self, model: PreTrainedModel, *, gradient_checkpointing: bool = False, fused: bool = True) -> None:
         self._model = model
         self._config = model.config.get_text_config()
         self._masks = AttentionMasks(self._config, dtype=model.dtype)
@@ -78,6 +83,8 @@ class Trunk:
         self.vocab_size = int(self._config.vocab_size)
         self.last_position = int(getattr(self._config, "max_position_embeddings", None) or AttentionMasks.NEVER) - 1
         self.gradient_checkpointing = gradient_checkpointing
+        self.fused = fused
+        self._decoder: Decoder | None = None  # whose hidden states were read last
 
     @property
     def gradient_checkpointing(self) -> bool:
@@ -98,7 +105,15 @@ class Trunk:
         self._gradient_checkpointing = bool(value)
 
     def prompt_states(self, prompt_ids: torch.Tensor, prompt_lengths: torch.Tensor) -> PromptStates:
-        """Keys and values of each prompt but its last token, with gradient: computed once for a whole group."""
+        """Keys and values of each prompt but its last token, with gradient: computed once for a whole group.
+
+        Nothing is computed where :meth:`read` packs prompts with their responses.
+        """
+        if self._known() is not None:
+            return PromptStates([], prompt_lengths.new_zeros(len(prompt_ids), 0), read_with_responses=True)
+        return self._prompt_states(prompt_ids, prompt_lengths)
+
+    def _prompt_states(self, prompt_ids: torch.Tensor, prompt_lengths: torch.Tensor) -> PromptStates:
         width = int(prompt_lengths.max()) - 1
         columns = torch.arange(width, device=prompt_ids.device)
         held = columns[None] < (prompt_lengths[:, None] - 1)
@@ -144,8 +159,23 @@ class Trunk:
             raise ValueError(f"Expected response_mask of shape {(b, t)}, actual: {tuple(response_mask.shape)}.")
         if prompt_index is None:
             prompt_index = torch.arange(b, device=response_ids.device)
-        if prompts is None:
-            prompts = self.prompt_states(prompt_ids, prompt_lengths)
+        if prompts is not None and not prompts.read_with_responses:
+            self._decoder = None
+        elif prompts is None or self._decoder is None:
+            self._known()
+        if self._decoder is not None:
+            packing = pack(
+                prompt_ids,
+                prompt_lengths,
+                response_ids,
+                response_mask,
+                prompt_index,
+                response_lengths=response_lengths,
+                with_last=with_last,
+            )
+            return self._read_packed(self._decoder, packing)
+        if prompts is None or prompts.read_with_responses:
+            prompts = self._prompt_states(prompt_ids, prompt_lengths)
         lengths = prompt_lengths[prompt_index]
         # The last prompt token predicts the first response token, so it is fed with the response. The last response
         # token predicts nothing that was chosen: it is fed only where the state after it is wanted.
@@ -167,12 +197,24 @@ class Trunk:
             last_hidden = hidden[torch.arange(b, device=hidden.device), response_lengths]
         return Reading(hidden[row, column], inputs[row, column], last_hidden)
 
+    def _known(self) -> Decoder | None:
+        """The weights, if llmgym's own code reads the model; asked anew for each minibatch, as a model may change."""
+        self._decoder = read_decoder(self._model) if self.fused else None
+        return self._decoder
+
+    def _read_packed(self, decoder: Decoder, packing: Packing) -> Reading:
+        hidden = read_packed(decoder, packing, gradient_checkpointing=self._gradient_checkpointing)
+        n = len(packing.states)
+        return Reading(hidden[:n], packing.ids[packing.states], None if packing.last_states is None else hidden[n:])
+
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """The model's logits ``(n, V)`` for hidden states ``(n, H)`` that it gave: its own code after the body.
 
         The body is passed over. In a model that does not call what transformers names its decoder, it runs on one
         token, and its result is put aside all the same: slower, never wrong.
         """
+        if self._decoder is not None and self._decoder.head is not None:
+            return torch.nn.functional.linear(hidden, self._decoder.head.weight, self._decoder.head.bias)
 
         def put_in(_: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
             return (hidden.unsqueeze(0), *arguments[1:])

@@ -232,7 +232,7 @@ def test_checkpointed_prompt_states_take_gradients_from_microbatches() -> None:
             (part**2).sum().backward()
         states.backward(leaves)
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
-    assert torch.allclose(gradients[0], gradients[1], atol=1e-4, rtol=1e-4)
+    assert torch.allclose(gradients[0], gradients[1], atol=1e-3, rtol=1e-3)
 
 
 def test_a_layer_that_comes_again_leaves_the_shared_states_alone() -> None:

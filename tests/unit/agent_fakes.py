@@ -103,6 +103,7 @@ class ScriptedPolicy:
         self.n_actions = n_actions
         self.keeps_sets = keeps_sets
         self.last_allowed: npt.NDArray[np.uint8] | None = None
+        self.last_values: npt.NDArray[np.float32] | None = None
         self.forget()
 
     def forget(self) -> None:

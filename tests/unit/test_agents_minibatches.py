@@ -81,6 +81,40 @@ def test_microbatches_hold_every_token_once(
     assert torch.equal(rebuilt[inside], data.advantages[inside])
 
 
+@given(**SIZES, max_tokens=st.integers(1, 60))
+def test_packed_microbatches_hold_every_response_once(
+    seed: int, n_groups: int, group_size: int, max_tokens: int
+) -> None:
+    batch = make_batch(seed, n_groups, group_size)
+    data = RolloutTensors(batch, CPU)
+    groups = np.random.default_rng(seed).permutation(n_groups)[: max(1, n_groups - 1)]
+    seen: list[int] = []
+    tokens = {g: int(batch.prompt_lengths[g * group_size] + batch.response_lengths[data.rows(np.array([g]))].sum())
+              for g in groups.tolist()}  # fmt: skip
+    parts_of: dict[int, int] = dict.fromkeys(tokens, 0)
+    for part in data.packed_microbatches(groups, max_tokens):
+        rows = part.rows.numpy()
+        seen += rows.tolist()
+        assert part.width == batch.response_lengths[rows].max()
+        assert (groups[part.prompt_index.numpy()] == rows // group_size).all()
+        prompts = np.unique(rows // group_size)
+        total = batch.prompt_lengths[prompts * group_size].sum() + batch.response_lengths[rows].sum()
+        assert total <= max_tokens or len(rows) == 1
+        for group in prompts.tolist():
+            parts_of[group] += 1
+    assert seen == data.rows(groups).tolist()
+    for group, n_parts in parts_of.items():
+        assert n_parts == 1 or tokens[group] > max_tokens  # a prompt is read again only where its group does not fit
+
+
+def test_packed_microbatches_are_of_like_size() -> None:
+    batch = make_batch(0, 40, 4)
+    data = RolloutTensors(batch, CPU)
+    sizes = [len(part.rows) for part in data.packed_microbatches(np.arange(40), 260)]
+    assert len(sizes) > 2
+    assert min(sizes) > 0.6 * max(sizes)  # no small rest
+
+
 @pytest.mark.parametrize("max_tokens", [1, 9, 20, 10_000])
 def test_no_cut_changes_a_gradient(max_tokens: int) -> None:
     policy = Policy(tiny_llama())

@@ -11,6 +11,7 @@ from gymnasium.vector import AutoresetMode
 
 torch = pytest.importorskip("torch")
 
+from llmgym.agents.minibatches import RolloutTensors  # noqa: E402
 from llmgym.agents.policies import Policy  # noqa: E402
 from llmgym.agents.ppo import PPO, PPOConfig  # noqa: E402
 from llmgym.agents.rollouts import RolloutBatch, collect  # noqa: E402
@@ -135,6 +136,22 @@ def test_the_first_gradient_is_the_formula(changes: dict[str, Any]) -> None:
             compared += 1
         assert torch.allclose(trunk[name].grad, of_policy, atol=1e-5, rtol=1e-3), name
     assert compared == (0 if agent.critic is None else len(names) - 1)  # a critic has no output layer
+
+
+@pytest.mark.parametrize("critic", ["head", "model"])
+@pytest.mark.parametrize("responses_per_problem", [1, 3])
+def test_microbatches_change_nothing(critic: str, responses_per_problem: int) -> None:
+    """Neither the policy's gradient nor the critic's, whether or not a prompt has several responses."""
+    found = []
+    for tokens in (1, 20, 10_000):
+        agent = make_agent(critic=critic, responses_per_problem=responses_per_problem, microbatch_tokens=tokens)
+        size = responses_per_problem
+        metrics = agent.update(collect(agent.envs, agent.policy, group_size=size, n_groups=12 // size, seed=0))
+        assert metrics["train/padding_share"] == 0.0
+        modules = [agent.policy.model, agent.critic or agent.value_head]
+        found.append(torch.cat([p.grad.flatten() for module in modules for p in module.parameters()]))
+    for other in found[1:]:
+        assert torch.allclose(found[0], other, rtol=1e-4, atol=1e-5 * float(found[0].abs().max()))
 
 
 def test_whitened_advantages_and_the_mean_over_a_responses_tokens() -> None:
@@ -429,3 +446,41 @@ def test_the_environments_vocabulary_bounds_the_policy() -> None:
     agent = PPO(tiny_llama(14), "llmgym/Copy-v0", SMALL, env_kwargs={"n_symbols": 5})
     assert agent.policy.n_actions == VOCABULARY
     assert agent.iterate()["train/first_ratio_error"] < 1e-4
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_old_values_come_with_the_tokens(fused: bool) -> None:
+    """They are what a pass of their own would give, text of the environment's in between included."""
+    agent = make_agent()
+    agent.policy.fused = fused
+    batch, _ = agent.collect()
+    assert not batch.response_mask.all(axis=1).all()
+    data = RolloutTensors(replace(batch, values=None), agent.policy.device)
+    agent._old_values(data)
+    assert np.abs(batch.values - data.values.detach().numpy()).max() < 1e-5
+    assert np.abs(batch.values).max() > 0.5
+    assert agent.policy.value_head is None
+    with torch.no_grad():  # the old values stay those of when the tokens were chosen
+        agent.value_head.linear.bias.add_(1.0)
+    later = RolloutTensors(batch, agent.policy.device)
+    assert not agent._old_values(later).any()
+    assert np.array_equal(later.values.numpy(), batch.values)
+
+
+@pytest.mark.parametrize("options", [{"bootstrap_truncated": True}, {"critic": "model"}])
+def test_values_that_are_not_to_be_had_while_acting_are_not_asked_for(options: dict[str, Any]) -> None:
+    agent = make_agent(**options)
+    batch, _ = agent.collect()
+    assert batch.values is None
+    data = RolloutTensors(batch, agent.policy.device)
+    last_values = agent._old_values(data)
+    assert data.values[data.response_mask].abs().min() > 0
+    assert last_values.abs().min() > 0
+
+
+def test_a_collection_that_fails_leaves_no_head_behind() -> None:
+    agent = make_agent()
+    agent.envs.step = None  # type: ignore[method-assign]
+    with pytest.raises(TypeError):
+        agent.collect()
+    assert agent.policy.value_head is None

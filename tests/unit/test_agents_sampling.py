@@ -86,6 +86,18 @@ def test_a_token_of_probability_zero_is_never_drawn() -> None:
         assert logprobs.tolist() == [0.0, 0.0, 0.0]
 
 
+def test_the_largest_uniform_number_does_not_leave_the_distribution() -> None:
+    """Rounded sums end a little above or below 1; what comes after the last possible token must not be drawn."""
+    torch.manual_seed(1)
+    logits = torch.cat([3 * torch.randn(4000, 9), torch.full((4000, 2), NOTHING)], dim=1)
+    sums = logits.log_softmax(1).exp().sum(1, dtype=torch.float64)
+    assert (sums < 1).any()
+    assert (sums > 1).any()
+    tokens, logprobs = sample(logits, torch.full((4000, 1), np.nextafter(1.0, 0.0), dtype=torch.float64))
+    assert (tokens == 8).all()
+    assert logprobs.isfinite().all()
+
+
 def test_sampling_inverts_the_distribution_function() -> None:
     logits = torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log().expand(8, 4)
     uniforms = torch.tensor([0.0, 0.49, 0.51, 0.74, 0.76, 0.87, 0.88, 0.999], dtype=torch.float64)

@@ -1,0 +1,171 @@
+"""Which weight of a transformers model does what, for decoder-only architectures that have a fast path of their own.
+
+Llama, Mistral, Qwen2 and Qwen3 differ in biases, in norms of queries and keys and in how many heads share keys; the
+rest is one computation. Reading their weights by name lets decoding and learning run it with fewer and larger
+operations than a tower of modules does. Every other model, and every one of these with something unusual inside
+(adapters, sliding windows, hooks, quantised layers), is run by its own code: :func:`read_decoder` says ``None``.
+
+Not for computing: see :mod:`llmgym.agents.fused_decoding` and :mod:`llmgym.agents.fused_learning`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import (
+    LlamaForCausalLM,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2ForCausalLM,
+    Qwen3ForCausalLM,
+)
+
+_KNOWN = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
+
+#: Rotary embeddings whose frequencies do not depend on how long the text is.
+_FIXED_ROPE = ("default", "linear", "llama3", "yarn")
+
+
+@dataclass(frozen=True)
+class DecoderLayer:
+    """The weights of one layer: the model's own parameters, not copies. ``H`` hidden size.
+
+    Attributes:
+        input_norm: ``(H,)``. Gain of the RMS norm before attention.
+        q: ``H -> heads * head_dim``.
+        k: ``H -> key_heads * head_dim``.
+        v: ``H -> key_heads * head_dim``.
+        o: ``heads * head_dim -> H``.
+        q_norm: ``(head_dim,)``. Gain of the RMS norm of each query (Qwen3); ``None``: no norm.
+        k_norm: ``(head_dim,)``. The same of each key.
+        post_norm: ``(H,)``. Gain of the RMS norm before the MLP.
+        gate: ``H -> intermediate``; the MLP is ``down(silu(gate(x)) * up(x))``.
+        up: ``H -> intermediate``.
+        down: ``intermediate -> H``.
+    """
+
+    input_norm: torch.Tensor
+    q: nn.Linear
+    k: nn.Linear
+    v: nn.Linear
+    o: nn.Linear
+    q_norm: torch.Tensor | None
+    k_norm: torch.Tensor | None
+    post_norm: torch.Tensor
+    gate: nn.Linear
+    up: nn.Linear
+    down: nn.Linear
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A decoder-only transformer read by the roles of its weights.
+
+    Attributes:
+        embedding: ``(V, H)``.
+        padding_id: The token whose embedding takes no gradient; ``None``: all do.
+        layers: From first to last.
+        norm: ``(H,)``. Gain of the last RMS norm, whose output the head is given.
+        head: ``H -> V``; its weight may be the embedding's. ``None`` in a critic, whose output layer passes on.
+        n_heads: Query heads.
+        n_key_heads: Key and value heads; divides ``n_heads``.
+        head_dim: Numbers in a head.
+        epsilon: Of all RMS norms.
+        inverse_frequencies: ``(head_dim / 2,)`` float32. Of the rotary embedding, in radians a position.
+        rope_scale: Factor of its cosines and sines.
+    """
+
+    embedding: torch.Tensor
+    padding_id: int | None
+    layers: tuple[DecoderLayer, ...]
+    norm: torch.Tensor
+    head: nn.Linear | None
+    n_heads: int
+    n_key_heads: int
+    head_dim: int
+    epsilon: float
+    inverse_frequencies: torch.Tensor
+    rope_scale: float
+
+    @property
+    def scaling(self) -> float:
+        """Factor of attention scores."""
+        scaling: float = self.head_dim**-0.5
+        return scaling
+
+    def rotary(self, positions: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines ``(..., head_dim)`` of positions ``(...)``, as the model computes them."""
+        angles = positions.unsqueeze(-1).float() * self.inverse_frequencies.float()
+        angles = torch.cat([angles, angles], dim=-1)
+        return (angles.cos() * self.rope_scale).to(dtype), (angles.sin() * self.rope_scale).to(dtype)
+
+
+def read_decoder(model: PreTrainedModel) -> Decoder | None:
+    """The weights of ``model`` by their roles; ``None`` where its own code has to run it."""
+    if type(model) not in _KNOWN or not _is_plain(model):
+        return None
+    config, body = model.config, model.model
+    layers = tuple(
+        DecoderLayer(
+            input_norm=layer.input_layernorm.weight,
+            q=layer.self_attn.q_proj,
+            k=layer.self_attn.k_proj,
+            v=layer.self_attn.v_proj,
+            o=layer.self_attn.o_proj,
+            q_norm=layer.self_attn.q_norm.weight if hasattr(layer.self_attn, "q_norm") else None,
+            k_norm=layer.self_attn.k_norm.weight if hasattr(layer.self_attn, "k_norm") else None,
+            post_norm=layer.post_attention_layernorm.weight,
+            gate=layer.mlp.gate_proj,
+            up=layer.mlp.up_proj,
+            down=layer.mlp.down_proj,
+        )
+        for layer in body.layers
+    )
+    attention = body.layers[0].self_attn
+    return Decoder(
+        embedding=body.embed_tokens.weight,
+        padding_id=body.embed_tokens.padding_idx,
+        layers=layers,
+        norm=body.norm.weight,
+        head=model.lm_head if isinstance(model.lm_head, nn.Linear) else None,
+        n_heads=config.num_attention_heads,
+        n_key_heads=config.num_key_value_heads,
+        head_dim=attention.head_dim,
+        epsilon=config.rms_norm_eps,
+        inverse_frequencies=body.rotary_emb.inv_freq,
+        rope_scale=float(body.rotary_emb.attention_scaling),
+    )
+
+
+def _is_plain(model: PreTrainedModel) -> bool:
+    """Whether nothing in the model does more than its class says."""
+    config, body = model.config, model.model
+    windowed = "sliding_attention" in (getattr(config, "layer_types", None) or ())
+    if isinstance(model, MistralForCausalLM):
+        windowed = config.sliding_window is not None
+    hooked = any(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or "forward" in vars(module)
+        for module in model.modules()
+    )
+    projections = [
+        getattr(part, name)
+        for layer in body.layers
+        for part, names in (
+            (layer.self_attn, ("q_proj", "k_proj", "v_proj", "o_proj")),
+            (layer.mlp, ("gate_proj", "up_proj", "down_proj")),
+        )
+        for name in names
+    ]
+    return (
+        not windowed
+        and not hooked
+        and config.hidden_act == "silu"
+        and body.rotary_emb.rope_type in _FIXED_ROPE
+        and projections != []
+        and all(type(linear) is nn.Linear for linear in projections)
+        and type(model.lm_head) in (nn.Linear, nn.Identity)
+        and type(body.embed_tokens) is nn.Embedding
+        and len({parameter.dtype for parameter in model.parameters()}) == 1
+    )

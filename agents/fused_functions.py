@@ -1,0 +1,334 @@
+"""The parts of a decoder's layer with gradients written by hand: fewer passes over memory than a tower of modules.
+
+Each is an ``autograd.Function`` that keeps what its backward pass reads and nothing else, multiplies by matrices that
+belong together at once, and gives the gradients of the model's own parameters. Between the two halves of a layer stands
+attention, whichever is best for the device. ``n`` tokens stand in one row, without padding.
+
+The gain of an RMS norm is multiplied into the matrix after it, ``W (g * x) = (W diag(g)) x``: its gradient then takes a
+pass over weights in place of one over tokens.
+"""
+
+# mypy: disable-error-code="no-untyped-call"
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from llmgym.agents.packing import Bucket
+
+Tensor = torch.Tensor
+
+
+class Heads(NamedTuple):
+    """How attention's heads divide a row: ``n_heads`` queries, ``n_key_heads`` keys and values, ``head_dim`` each."""
+
+    n_heads: int
+    n_key_heads: int
+    head_dim: int
+
+    @property
+    def widths(self) -> tuple[int, int, int]:
+        """Numbers in a token's queries, keys and values."""
+        return self.n_heads * self.head_dim, self.n_key_heads * self.head_dim, self.n_key_heads * self.head_dim
+
+    def split(self, flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Views ``(n, heads, head_dim)`` of the queries, keys and values in ``(n, width)``."""
+        queries, keys, values = flat.split_with_sizes(self.widths, dim=1)
+        d = self.head_dim
+        return queries.unflatten(1, (-1, d)), keys.unflatten(1, (-1, d)), values.unflatten(1, (-1, d))
+
+    def as_complex(self, flat: Tensor) -> Tensor:
+        """A complex view ``(n, heads + key_heads, head_dim / 2)`` of paired queries and keys in ``(n, width)``."""
+        pairs = flat[:, : -self.widths[2]].unflatten(1, (-1, self.head_dim // 2, 2))
+        return torch.view_as_complex(pairs)
+
+    def paired(self, rows: Tensor) -> Tensor:
+        """``(heads * head_dim, ...)`` with ``i`` and ``i + head_dim / 2`` of each head side by side: a rotary pair."""
+        pairs: Tensor = rows.unflatten(0, (-1, 2, self.head_dim // 2))
+        return pairs.transpose(1, 2).reshape(rows.shape)
+
+    def unpaired(self, rows: Tensor) -> Tensor:
+        """The inverse of :meth:`paired`."""
+        pairs: Tensor = rows.unflatten(0, (-1, self.head_dim // 2, 2))
+        return pairs.transpose(1, 2).reshape(rows.shape)
+
+
+class RMSNorm(Function):
+    """``x / rms(x) * gain`` in the gain's precision."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor, epsilon: float) -> Tensor:
+        unit, scale = normalised(x, epsilon)
+        ctx.save_for_backward(unit, scale, gain)
+        return (unit * gain).to(gain.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        unit, scale, gain = ctx.saved_tensors
+        grad = grad.to(unit.dtype)
+        return normalised_backward(grad * gain, unit, scale), (grad * unit).sum(0).to(gain.dtype), None
+
+
+class BeforeAttention(Function):
+    """Norm, queries, keys and values, rotary embedding: for each bucket ``(b, T, heads, head_dim)`` queries and
+    ``(b, K, 2, key_heads, head_dim)`` keys and values, in the order of :class:`~llmgym.agents.packing.Bucket`.
+
+    Queries and keys come with the numbers of a head in another order, :meth:`Heads.paired`: products of the two are
+    the same in any.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        gain: Tensor,
+        q_gain: Tensor | None,
+        k_gain: Tensor | None,
+        turns: Tensor,
+        geometry: tuple[Heads, float, Sequence[Bucket]],
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        q_bias: Tensor | None,
+        k_bias: Tensor | None,
+        v_bias: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        heads, epsilon, buckets = geometry
+        unit, scale = normalised(x, epsilon)
+        unit = unit.to(gain.dtype)
+        weight = torch.cat([heads.paired(q), heads.paired(k), v]) * gain
+        flat = torch.mm(unit, weight.t())
+        if q_bias is not None and k_bias is not None and v_bias is not None:
+            flat += torch.cat([heads.paired(q_bias), heads.paired(k_bias), v_bias])
+        flat = flat.to(x.dtype)
+        queries, keys, _ = heads.split(flat)
+        normed: tuple[Tensor, ...] = ()
+        if q_gain is not None and k_gain is not None:
+            normed = (*normalised(queries, epsilon), *normalised(keys, epsilon))
+            torch.mul(normed[0], heads.paired(q_gain), out=queries)
+            torch.mul(normed[2], heads.paired(k_gain), out=keys)
+        heads.as_complex(flat).mul_(turns)
+        ctx.save_for_backward(unit, scale, gain, weight, turns, q, k, v, q_gain, k_gain, *normed)
+        ctx.geometry, ctx.with_bias = geometry, q_bias is not None
+        return tuple(part for bucket in buckets for part in gathered(flat, heads, bucket))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (unit, scale, gain, weight, turns, q, k, v, q_gain, k_gain, *normed) = ctx.saved_tensors
+        heads, _, buckets = ctx.geometry
+        flat = scattered(grads, len(unit), heads, buckets)
+        heads.as_complex(flat).mul_(turns.conj())
+        dq_gain = dk_gain = None
+        if normed:
+            queries, keys, _ = heads.split(flat)
+            q_unit, q_scale, k_unit, k_scale = normed
+            dq_gain, dk_gain = (
+                heads.unpaired((queries * q_unit).sum((0, 1))),
+                heads.unpaired((keys * k_unit).sum((0, 1))),
+            )
+            queries.copy_(normalised_backward(queries * heads.paired(q_gain), q_unit, q_scale))
+            keys.copy_(normalised_backward(keys * heads.paired(k_gain), k_unit, k_scale))
+        flat = flat.to(gain.dtype)
+        dx = normalised_backward(torch.mm(flat, weight).to(scale.dtype), unit, scale)
+        grad = torch.mm(flat.t(), unit)
+        dq, dk, dv = grad.split_with_sizes(heads.widths)
+        dweights, dgain = folded_backward((heads.unpaired(dq), heads.unpaired(dk), dv), gain, (q, k, v))
+        dbiases: tuple[Tensor | None, ...] = (None, None, None)
+        if ctx.with_bias:
+            dq, dk, dv = flat.sum(0).split_with_sizes(heads.widths)
+            dbiases = (heads.unpaired(dq), heads.unpaired(dk), dv)
+        return (dx, dgain, dq_gain, dk_gain, None, None, *dweights, *dbiases)
+
+
+def gathered(flat: Tensor, heads: Heads, bucket: Bucket) -> tuple[Tensor, Tensor]:
+    """Queries ``(b, T, heads, d)``, and keys and values ``(b, K, 2, key_heads, d)``, of a bucket's sequences.
+
+    Args:
+        flat: ``(n, width)``. Queries, keys and values of the packed tokens.
+        heads: What is where in a row.
+        bucket: Which sequences.
+    """
+    width = heads.widths[0]
+    own = flat[bucket.rows] if bucket.places is None else flat.index_select(0, bucket.places)
+    queries, keys = own[:, :width], own[:, width:]
+    if bucket.keys is not None:
+        keys = flat[:, width:].index_select(0, bucket.keys)
+    return (
+        queries.view(*bucket.shape, heads.n_heads, heads.head_dim),
+        keys.view(bucket.shape[0], -1, 2, heads.n_key_heads, heads.head_dim),
+    )
+
+
+def scattered(grads: Sequence[Tensor], n: int, heads: Heads, buckets: Sequence[Bucket]) -> Tensor:
+    """``(n, width)``: the gradient of :func:`gathered`'s ``flat`` from those of what it gave for all buckets."""
+    width = heads.widths[0]
+    flat = grads[0].new_empty(n, sum(heads.widths))
+    # Apart, since adding to chosen rows is quick where they lie close together.
+    keys = grads[0].new_zeros(n, flat.shape[1] - width)
+    for bucket, of_queries, of_keys in zip(buckets, grads[::2], grads[1::2], strict=True):
+        of_queries, of_keys = of_queries.reshape(-1, width), of_keys.reshape(-1, keys.shape[1])
+        rows = of_queries if bucket.inverse is None else of_queries.index_select(0, bucket.inverse)
+        flat[bucket.rows, :width] = rows
+        if bucket.keys is not None:  # those of prompts come once for each response
+            keys.index_add_(0, bucket.keys, of_keys)
+        else:
+            keys[bucket.rows] += of_keys if bucket.inverse is None else of_keys.index_select(0, bucket.inverse)
+    flat[:, width:] = keys
+    return flat
+
+
+class ShortAttention(Function):
+    """Attention as plain matrix products, which on a CPU are quicker than fused kernels where sequences are short.
+
+    Queries ``(b, T, heads, d)``, keys and values ``(b, K, 2, key_heads, d)`` and a mask ``(1 or b, 1, T, K)``, added to
+    the scores, give ``(b, T, heads, d)``. The weights are kept for the backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, keys_and_values: Tensor, mask: Tensor) -> Tensor:
+        b, t, n_heads, d = queries.shape
+        width, n_key_heads = keys_and_values.shape[1], keys_and_values.shape[3]
+        q = torch.empty(b, n_heads, t, d, dtype=queries.dtype, device=queries.device)
+        torch.mul(queries.transpose(1, 2), d**-0.5, out=q)
+        # Heads that share keys are further query rows.
+        q = q.view(b * n_key_heads, -1, d)
+        k, v = (part.reshape(b * n_key_heads, width, d) for part in keys_and_values.transpose(1, 3).unbind(2))
+        scores = torch.bmm(q, k.transpose(1, 2))
+        scores.view(b, n_heads, t, width).add_(mask)
+        weights = scores.softmax(-1)
+        ctx.save_for_backward(q, k, v, weights)
+        return torch.bmm(weights, v).view(b, n_heads, t, d).transpose(1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, weights = ctx.saved_tensors
+        b, t, n_heads, d = grad.shape
+        width, n_key_heads = k.shape[1], len(k) // b
+        grad = grad.transpose(1, 2).reshape(q.shape)
+        dweights = torch.bmm(grad, v.transpose(1, 2))
+        dscores = torch._softmax_backward_data(dweights, weights, -1, weights.dtype)
+        dkv = torch.empty(b, width, 2, n_key_heads, d, dtype=k.dtype, device=k.device)
+        dkv[:, :, 0] = torch.bmm(dscores.transpose(1, 2), q).view(b, n_key_heads, width, d).transpose(1, 2)
+        dkv[:, :, 1] = torch.bmm(weights.transpose(1, 2), grad).view(b, n_key_heads, width, d).transpose(1, 2)
+        dq = torch.bmm(dscores, k).mul_(d**-0.5).view(b, n_heads, t, d)
+        return dq.transpose(1, 2), dkv, None
+
+
+class AfterAttention(Function):
+    """``y = x + o(attended)``, then ``y + down(silu(gate(norm(y))) * up(norm(y)))``.
+
+    ``attended`` comes as ``(b, T, heads, head_dim)`` for each bucket.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        gain: Tensor,
+        geometry: tuple[float, Sequence[Bucket]],
+        o: Tensor,
+        gate: Tensor,
+        up: Tensor,
+        down: Tensor,
+        o_bias: Tensor | None,
+        gate_bias: Tensor | None,
+        up_bias: Tensor | None,
+        down_bias: Tensor | None,
+        *attended: Tensor,
+    ) -> Tensor:
+        epsilon, buckets = geometry
+        parts = [
+            part.flatten(2).flatten(0, 1)
+            if bucket.inverse is None
+            else part.flatten(2).flatten(0, 1).index_select(0, bucket.inverse)
+            for part, bucket in zip(attended, buckets, strict=True)
+        ]
+        mixed = (parts[0] if len(parts) == 1 else torch.cat(parts)).to(gain.dtype)
+        y = added(x, mixed, o)
+        if o_bias is not None:
+            y += o_bias
+        unit, scale = normalised(y, epsilon)
+        unit = unit.to(gain.dtype)
+        weight = torch.cat([gate, up]) * gain
+        both = torch.mm(unit, weight.t())
+        if gate_bias is not None and up_bias is not None:
+            both += torch.cat([gate_bias, up_bias])
+        opened, raised = both.chunk(2, dim=1)
+        silu = torch.nn.functional.silu(opened)
+        out = added(y, silu * raised, down)
+        if down_bias is not None:
+            out += down_bias
+        ctx.save_for_backward(mixed, unit, scale, gain, weight, both, silu, o, gate, up, down)
+        ctx.geometry, ctx.attended = geometry, [(part.shape, part.dtype) for part in attended]
+        ctx.biases = [bias is not None for bias in (o_bias, gate_bias, up_bias, down_bias)]
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+        mixed, unit, scale, gain, weight, both, silu, o, gate, up, down = ctx.saved_tensors
+        opened, raised = both.chunk(2, dim=1)
+        grad = dout.to(gain.dtype)
+        ddown = torch.mm(grad.t(), silu * raised)
+        dbiases = [grad.sum(0) if ctx.biases[3] else None]
+        inner = torch.mm(grad, down)  # of silu * raised
+        dboth = torch.empty_like(both)
+        dopened, draised = dboth.chunk(2, dim=1)
+        torch.mul(inner, silu, out=draised)
+        inner.mul_(raised)
+        torch.ops.aten.silu_backward.grad_input(inner, opened, grad_input=dopened)
+        dweights, dgain = folded_backward(torch.mm(dboth.t(), unit).chunk(2), gain, (gate, up))
+        dbiases = [*(dboth.sum(0).chunk(2) if ctx.biases[1] else (None, None)), *dbiases]
+        dx = normalised_backward(torch.mm(dboth, weight).to(scale.dtype), unit, scale, plus=dout)
+        grad = dx.to(gain.dtype)
+        do = torch.mm(grad.t(), mixed)
+        dbiases = [grad.sum(0) if ctx.biases[0] else None, *dbiases]
+        dmixed = torch.mm(grad, o)
+        dattended = []
+        for bucket, (shape, dtype) in zip(ctx.geometry[1], ctx.attended, strict=True):
+            part = dmixed[bucket.rows].to(dtype)
+            if bucket.inverse is not None:  # no gradient at padding
+                padded = part.new_zeros(bucket.shape[0] * bucket.shape[1], part.shape[1])
+                part = padded.index_copy_(0, bucket.inverse, part)
+            dattended.append(part.view(shape))
+        return (dx, dgain, None, do, *dweights, ddown, *dbiases, *dattended)
+
+
+def normalised(x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """``x / rms(x)`` over the last axis and the factor ``1 / rms(x)`` ``(..., 1)``; ``rms^2 = mean x^2 + epsilon``."""
+    scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+    return x * scale, scale
+
+
+def normalised_backward(grad: Tensor, unit: Tensor, scale: Tensor, plus: Tensor | None = None) -> Tensor:
+    """The gradient of ``x`` in :func:`normalised`, ``scale * (grad - unit * mean(grad * unit))``.
+
+    Args:
+        grad: ``(..., H)``. Of the unit; overwritten.
+        unit: ``(..., H)``.
+        scale: ``(..., 1)``.
+        plus: ``(..., H)``. Added to the result.
+    """
+    mean = (grad * unit).mean(-1, keepdim=True)
+    grad.addcmul_(unit, mean, value=-1)
+    return grad.mul_(scale) if plus is None else torch.addcmul(plus, grad, scale)
+
+
+def folded_backward(grads: Sequence[Tensor], gain: Tensor, matrices: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """Gradients of ``matrices`` and of ``gain`` from those of ``matrix * gain``, which are overwritten."""
+    dgain = torch.stack([(grad * matrix).sum(0) for grad, matrix in zip(grads, matrices, strict=True)]).sum(0)
+    return [grad.mul_(gain) for grad in grads], dgain
+
+
+def added(x: Tensor, inputs: Tensor, matrix: Tensor) -> Tensor:
+    """``x + inputs matrix^T`` in the precision of ``x``."""
+    if inputs.dtype == x.dtype:
+        return torch.addmm(x, inputs, matrix.t())
+    return x + torch.mm(inputs, matrix.t())

@@ -1,0 +1,120 @@
+"""Hidden states for learning from the architectures that :mod:`llmgym.agents.architectures` reads, without padding.
+
+The same numbers as the model's own code to rounding, gradients included, in less time: tokens are packed (see
+:mod:`llmgym.agents.packing`), and each layer is two functions with attention between them (see
+:mod:`llmgym.agents.fused_functions`). Not for acting: see :mod:`llmgym.agents.fused_decoding`.
+"""
+
+# mypy: disable-error-code="no-untyped-call"
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch.nn.functional import embedding, scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
+
+from llmgym.agents.architectures import Decoder, DecoderLayer
+from llmgym.agents.fused_functions import AfterAttention, BeforeAttention, Heads, RMSNorm, ShortAttention
+from llmgym.agents.packing import Bucket, Packing
+
+#: Keys up to which plain matrix products are the quicker attention on a CPU.
+_SHORT = 96
+
+
+class _Mask(NamedTuple):
+    """How the attention of a bucket is computed.
+
+    Attributes:
+        added: ``(1 or b, 1, T, K)`` in ``precision``, to the scores; ``None``: causal.
+        precision: Of attention.
+        short: Whether as plain matrix products.
+    """
+
+    added: torch.Tensor | None
+    precision: torch.dtype
+    short: bool
+
+
+def read_packed(decoder: Decoder, packing: Packing, *, gradient_checkpointing: bool = False) -> torch.Tensor:
+    """What the output layer is given in the states of ``packing``, those after the last tokens behind the others.
+
+    Args:
+        decoder: The model's weights; gradients reach them as through its own code.
+        packing: What to read.
+        gradient_checkpointing: Whether each layer is computed again in the backward pass.
+
+    Returns:
+        ``(m, H)``, or ``(m + B, H)`` with last states, in the weights' precision.
+    """
+    precision = decoder.norm.dtype
+    # Sums over many layers stay in float32; where processors multiply in less, the factors are rounded.
+    wide = torch.float32 if precision in (torch.bfloat16, torch.float16) else precision
+    x = embedding(packing.ids, decoder.embedding, decoder.padding_id).to(wide)
+    cos, sin = (part[:, None, : decoder.head_dim // 2] for part in decoder.rotary(packing.positions, wide))
+    turns = torch.complex(cos, sin)
+    # Attention in half precision pays on a GPU alone.
+    attending = wide if x.device.type == "cpu" else precision
+    masks = [_mask(bucket, attending, x.device) for bucket in packing.buckets]
+    for layer in decoder.layers:
+        arguments = (decoder, layer, packing.buckets, masks, turns)
+        if gradient_checkpointing and torch.is_grad_enabled():
+            x = checkpoint(_layer, x, *arguments, use_reentrant=False, preserve_rng_state=False)
+        else:
+            x = _layer(x, *arguments)
+    wanted = packing.states if packing.last_states is None else torch.cat([packing.states, packing.last_states])
+    normed: torch.Tensor = RMSNorm.apply(x.index_select(0, wanted), decoder.norm, decoder.epsilon)
+    return normed
+
+
+def _layer(
+    x: torch.Tensor,
+    decoder: Decoder,
+    layer: DecoderLayer,
+    buckets: tuple[Bucket, ...],
+    masks: list[_Mask],
+    turns: torch.Tensor,
+) -> torch.Tensor:
+    """``(n, H)`` from ``(n, H)``."""
+    heads = Heads(decoder.n_heads, decoder.n_key_heads, decoder.head_dim)
+    matrices = (layer.q.weight, layer.k.weight, layer.v.weight, layer.q.bias, layer.k.bias, layer.v.bias)
+    geometry = (heads, decoder.epsilon, buckets)
+    parts = BeforeAttention.apply(x, layer.input_norm, layer.q_norm, layer.k_norm, turns, geometry, *matrices)
+    attended = [
+        attend(queries, keys_and_values, mask)
+        for queries, keys_and_values, mask in zip(parts[::2], parts[1::2], masks, strict=True)
+    ]
+    mlp = (layer.o, layer.gate, layer.up, layer.down)
+    after: torch.Tensor = AfterAttention.apply(
+        x,
+        layer.post_norm,
+        (decoder.epsilon, buckets),
+        *(linear.weight for linear in mlp),
+        *(linear.bias for linear in mlp),
+        *attended,
+    )
+    return after
+
+
+def attend(queries: torch.Tensor, keys_and_values: torch.Tensor, mask: _Mask) -> torch.Tensor:
+    """``(b, T, heads, d)`` from queries like it and keys and values ``(b, K, 2, key_heads, d)``."""
+    queries, keys_and_values = queries.to(mask.precision), keys_and_values.to(mask.precision)
+    if mask.short:
+        attended: torch.Tensor = ShortAttention.apply(queries, keys_and_values, mask.added)
+        return attended
+    keys, values = keys_and_values.transpose(1, 3).unbind(2)
+    return scaled_dot_product_attention(
+        queries.transpose(1, 2), keys, values, attn_mask=mask.added, is_causal=mask.added is None, enable_gqa=True
+    ).transpose(1, 2)
+
+
+def _mask(bucket: Bucket, precision: torch.dtype, device: torch.device) -> _Mask:
+    width = bucket.shape[1] if bucket.ahead is None else bucket.ahead.shape[3]
+    short = device.type == "cpu" and width <= _SHORT
+    ahead = bucket.ahead
+    if ahead is None:
+        if not short:
+            return _Mask(None, precision, False)
+        ahead = torch.ones(1, 1, width, width, dtype=torch.bool, device=device).triu(1)
+    added = torch.zeros(ahead.shape, dtype=precision, device=device).masked_fill_(ahead, float("-inf"))
+    return _Mask(added, precision, short)

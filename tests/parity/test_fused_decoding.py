@@ -1,0 +1,203 @@
+"""Decoding by llmgym's own code gives what the model's own code gives, in any order of episodes, in little memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from llmgym.agents import clocked_cache  # noqa: E402
+from llmgym.agents.critics import ValueHead  # noqa: E402
+from llmgym.agents.fused_decoding import FusedDecoder  # noqa: E402
+from llmgym.agents.module_decoding import ModuleDecoder  # noqa: E402
+from llmgym.agents.policies import Policy  # noqa: E402
+from llmgym.errors import NotFiniteError  # noqa: E402
+from tests.parity.test_policy_parity import SMALL, V, observe  # noqa: E402
+
+WITH_BIASES = SMALL | {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True, "head_dim": 6}
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaConfig", SMALL | {"rope_theta": 100.0}),
+    "llama_biases": ("LlamaConfig", WITH_BIASES),
+    "mistral": ("MistralConfig", SMALL | {"sliding_window": None, "num_key_value_heads": 4}),
+    "qwen2": ("Qwen2Config", SMALL | {"num_key_value_heads": 1}),
+    "qwen3": ("Qwen3Config", SMALL | {"head_dim": 16}),
+}
+
+
+def make_model(name: str, dtype: torch.dtype = torch.float64) -> Any:
+    """With weights that matter: gains and biases are random too."""
+    class_name, arguments = VARIANTS[name]
+    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, class_name)(**arguments))
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(0.2 * noise if parameter.ndim > 1 else 1.0 + 0.3 * noise)
+    return model.to(dtype).eval()
+
+
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of four columns, read whole, as if rows were many."""
+    monkeypatch.setattr(clocked_cache, "_MANY_BYTES", 0)
+    monkeypatch.setattr(clocked_cache, "_NARROW", 4)
+
+
+def play_both(policies: list[Policy], n_steps: int, seed: int) -> list[list[Any]]:
+    """Seven slots through restarts, waits and appended texts of all lengths; what each policy gave in each step."""
+    rng, n = np.random.default_rng(seed), 7
+    transcripts: list[list[int]] = [[] for _ in range(n)]
+    waiting, seen = np.zeros(n, dtype=bool), []
+    for step in range(n_steps):
+        restarted = np.array([step == 0 or (len(t) > 30 or rng.random() < 0.12) for t in transcripts])
+        back = waiting & (rng.random(n) < 0.4)
+        waiting = (waiting & ~back) | (~restarted & (rng.random(n) < 0.06))
+        restarted = (restarted | back) & ~waiting
+        for slot in np.flatnonzero(restarted):
+            transcripts[slot] = rng.integers(3, V, size=rng.integers(1, 12)).tolist()
+        if step and rng.random() < 0.3:  # slots get the same new prompt, and none of them waits
+            group = rng.integers(n, size=3)
+            for slot in group:
+                transcripts[slot] = list(transcripts[group[0]])
+            restarted[group], waiting[group] = True, False
+        given = [policy.act(observe(transcripts, 64), restarted, waiting) for policy in policies]
+        seen.append(
+            [(actions, logprobs, p.last_values) for (actions, logprobs), p in zip(given, policies, strict=True)]
+        )
+        for slot in np.flatnonzero(~waiting):
+            transcripts[slot].append(int(given[0][0][slot]))
+            if rng.random() < 0.08:  # the environment writes
+                transcripts[slot] += rng.integers(3, V, size=rng.integers(1, 7)).tolist()
+    return seen
+
+
+@pytest.mark.parametrize("layout", ["wide", "narrow"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_both_decoders_play_the_same_episodes(name: str, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if layout == "narrow":
+        narrow(monkeypatch)
+    policies = [Policy(make_model(name), seed=5, fused=fused) for fused in (True, False)]
+    torch.manual_seed(0)
+    head = torch.nn.Linear(policies[0].hidden_size, 1).double()
+    for policy in policies:
+        policy.value_head = lambda hidden: head(hidden)[:, 0]
+    for (actions, logprobs, values), (expected, of_module, their_values) in play_both(policies, 45, seed=len(name)):
+        assert actions.tolist() == expected.tolist()
+        assert np.abs(logprobs - of_module).max() < 2e-6  # both are handed out in float32
+        assert np.abs(values - their_values).max() < 2e-6
+    assert isinstance(policies[0]._decoder, FusedDecoder)
+    assert isinstance(policies[1]._decoder, ModuleDecoder)
+
+
+def test_a_long_run_of_short_episodes_stays_in_the_same_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What no row reaches back to any more is used again."""
+    narrow(monkeypatch)
+    made: list[int] = []
+
+    class Counted(clocked_cache._Chunk):
+        def __init__(self, states: torch.Tensor) -> None:
+            super().__init__(states)
+            made.append(1)
+
+    monkeypatch.setattr(clocked_cache, "_Chunk", Counted)
+    policy = Policy(make_model("llama", torch.float32), seed=1)
+    play_both([policy], 150, seed=1)
+    assert len(made) < 20  # of four columns: the longest transcript has about 40 tokens
+    assert policy._decoder.cache.column < 80  # counted from what is in use
+
+
+def test_rows_given_up_hold_nothing() -> None:
+    policy = Policy(make_model("llama", torch.float32))
+    transcripts = [[3, 4, 5], [6], [7, 8]]
+    policy.act(observe(transcripts))
+    for slot in range(3):
+        transcripts[slot].append(3)
+    policy.act(observe(transcripts), waiting=np.array([False, True, True]))
+    assert sorted(policy._decoder.cache.lengths.tolist()) == [0, 0, 4]
+
+
+def test_new_weights_count_from_the_next_episode_on() -> None:
+    """Without a word where autograd notices, and after `forget` in any case."""
+    policy, other = Policy(make_model("qwen3")), make_model("qwen3")
+    prompt = observe([[3, 4, 5]])
+    policy.act(prompt)
+    with torch.no_grad():
+        for mine, theirs in zip(policy.model.parameters(), other.parameters(), strict=True):
+            theirs.add_(0.05)
+            mine.add_(0.05)
+    for told in (False, True):
+        if told:
+            for mine, theirs in zip(policy.model.parameters(), other.parameters(), strict=True):
+                theirs.data.mul_(1.1)
+                mine.data.mul_(1.1)
+            policy.forget()
+        actions, logprobs = policy.act(prompt, np.array([True]))
+        with torch.no_grad():
+            expected = other(torch.tensor([[3, 4, 5]])).logits[0, -1].log_softmax(-1)
+        assert logprobs[0] == pytest.approx(float(expected[actions[0]]), abs=1e-6)
+
+
+def test_what_is_unusual_is_left_to_the_model() -> None:
+    policy = Policy(make_model("llama"))
+    policy.act(observe([[3, 4]]))
+    assert isinstance(policy._decoder, FusedDecoder)
+    calls: list[int] = []
+    handle = policy.model.model.layers[1].mlp.register_forward_hook(lambda *_: calls.append(1))
+    policy.forget()
+    policy.act(observe([[3, 4]]))
+    assert calls == [1]
+    handle.remove()
+    policy.forget()
+    policy.act(observe([[3, 4]]))
+    assert calls == [1]
+    policy.fused = False
+    policy.act(observe([[3, 4]]))
+    assert isinstance(policy._decoder, ModuleDecoder)
+    assert not policy.frozen_copy().fused
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_numbers_that_are_none_are_refused_and_not_remembered(fused: bool) -> None:
+    policy, prompt = Policy(make_model("llama", torch.float32), fused=fused), observe([[3, 4], [5]])
+    policy.act(prompt)
+    weight = policy.model.model.layers[0].mlp.down_proj.weight
+    with torch.no_grad():
+        kept = weight.clone()
+        weight[0, 0] = float("nan")
+        policy.forget()
+        with pytest.raises(NotFiniteError, match="finite log-probabilities, actual: nan"):
+            policy.act(prompt)
+        weight.copy_(kept)
+    _, logprobs = policy.act(prompt)
+    assert np.isfinite(logprobs).all()
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_values_while_acting_are_those_of_learning(fused: bool, dtype: torch.dtype) -> None:
+    policy = Policy(make_model("llama_biases", dtype), fused=fused)
+    head = ValueHead(policy.hidden_size)
+    torch.nn.init.normal_(head.linear.weight, generator=torch.Generator().manual_seed(1))
+    policy.value_head = head
+    prompts, transcripts, said = [[3, 4, 5], [6]], [[3, 4, 5], [6]], []
+    for step in range(6):
+        waiting = np.array([step == 5, False])
+        actions, _ = policy.act(observe(transcripts), waiting=waiting)
+        said.append(policy.last_values)
+        for slot in np.flatnonzero(~waiting):
+            transcripts[slot].append(int(actions[slot]))
+    assert said[5][0] == 0
+    responses = torch.tensor([[*transcripts[0][3:], 0], transcripts[1][1:]])
+    mask = torch.tensor([[True] * 5 + [False], [True] * 6])
+    inputs = {"prompt_ids": torch.tensor([prompts[0], [6, 0, 0]]), "prompt_lengths": torch.tensor([3, 1])}
+    with torch.no_grad():
+        expected, _ = policy.values(head, mask, response_ids=responses, **inputs)
+    errors = np.abs(np.stack(said, axis=1) - expected.numpy())
+    assert errors.max() < (1e-5 if dtype == torch.float32 else 0.15)
+    assert expected.abs().max() > 1
+    policy.value_head = None
+    policy.act(observe(transcripts), np.array([True, True]))
+    assert policy.last_values is None
