@@ -21,8 +21,12 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3ForCausalLM,
 )
+from transformers.activations import ACT2FN
 
 _KNOWN = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
+
+#: What a model may be made of, beside the classes of its own file.
+_PARTS = (nn.Linear, nn.Embedding, nn.ModuleList, type(ACT2FN["silu"]))
 
 #: Rotary embeddings whose frequencies do not depend on how long the text is.
 _FIXED_ROPE = ("default", "linear", "llama3", "yarn")
@@ -140,32 +144,28 @@ def read_decoder(model: PreTrainedModel) -> Decoder | None:
 
 
 def _is_plain(model: PreTrainedModel) -> bool:
-    """Whether nothing in the model does more than its class says."""
-    config, body = model.config, model.model
+    """Whether nothing in the model does more, or other things, than its class says."""
+    config, body, own = model.config, model.model, type(model).__module__
     windowed = "sliding_attention" in (getattr(config, "layer_types", None) or ())
     if isinstance(model, MistralForCausalLM):
         windowed = config.sliding_window is not None
-    hooked = any(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or "forward" in vars(module)
-        for module in model.modules()
-    )
-    projections = [
-        getattr(part, name)
-        for layer in body.layers
-        for part, names in (
-            (layer.self_attn, ("q_proj", "k_proj", "v_proj", "o_proj")),
-            (layer.mlp, ("gate_proj", "up_proj", "down_proj")),
-        )
-        for name in names
-    ]
-    return (
-        not windowed
-        and not hooked
-        and config.hidden_act == "silu"
-        and body.rotary_emb.rope_type in _FIXED_ROPE
-        and projections != []
-        and all(type(linear) is nn.Linear for linear in projections)
-        and type(model.lm_head) in (nn.Linear, nn.Identity)
-        and type(body.embed_tokens) is nn.Embedding
-        and len({parameter.dtype for parameter in model.parameters()}) == 1
-    )
+    if (
+        windowed
+        or config.hidden_act != "silu"
+        or body.rotary_emb.rope_type not in _FIXED_ROPE
+        or not len(body.layers) == config.num_hidden_layers > 0
+        or type(model.lm_head) not in (nn.Linear, nn.Identity)
+    ):
+        return False
+    dtypes = set()
+    for module in model.modules():  # one walk: it is taken for each pass of learning
+        kind = type(module)
+        if kind not in _PARTS and kind.__module__ != own and module is not model.lm_head:
+            return False
+        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or "forward" in vars(module):
+            return False
+        if getattr(module, "variance_epsilon", config.rms_norm_eps) != config.rms_norm_eps:
+            return False
+        dtypes |= {parameter.dtype for parameter in module._parameters.values() if parameter is not None}
+    attentions = [layer.self_attn for layer in body.layers]
+    return len(dtypes) == 1 and all(part.scaling == part.head_dim**-0.5 for part in attentions)

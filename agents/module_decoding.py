@@ -28,6 +28,12 @@ class ModuleDecoder:
         config = model.config.get_text_config()
         self.cache = SlotCache(config, n_rows, dtype=model.dtype, device=model.device)
 
+        self._made_for = (model.dtype, model.device)
+
+    def fits(self, model: PreTrainedModel) -> bool:
+        """Whether what is stored has the model's precision, on its device."""
+        return self.model is model and self._made_for == (model.dtype, model.device)
+
     def advance(self, feed: Feed) -> tuple[torch.Tensor, torch.Tensor]:
         """Read ``feed``; see :meth:`~llmgym.agents.slots.SlotDecoder.advance`."""
         pieces = [self._singles(feed.singles)] if len(feed.singles) else []

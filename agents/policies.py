@@ -35,7 +35,7 @@ from llmgym.agents.pretrained import (
 from llmgym.agents.prompt_states import PromptStates
 from llmgym.agents.sampling import TokenDistribution, in_sets, pack_sets, sample
 from llmgym.agents.scoring import ChosenTokens, Scores, score_tokens
-from llmgym.agents.slots import IntArray, SlotDecoder, SlotRows, next_feed
+from llmgym.agents.slots import Feed, IntArray, SlotDecoder, SlotRows, next_feed
 from llmgym.agents.static_decoding import StaticDecoder
 from llmgym.agents.trunks import Trunk, output_layer, spread
 from llmgym.errors import InvalidOptionError, NotFiniteError
@@ -46,8 +46,8 @@ __all__ = ["WAIT", "Policy", "Scores"]
 #: The action of a slot that waits (the environment's own constant is the same number).
 WAIT = -1
 
-#: Numbers in the float32 logits that learning has at once, 128 MiB of them.
-_MAX_LOGITS = 2**25
+#: Numbers in the float32 logits that learning has at once, 64 MiB of them.
+_MAX_LOGITS = 2**24
 
 
 class Policy(TokenDistribution):
@@ -242,6 +242,10 @@ class Policy(TokenDistribution):
 
     # -- acting ------------------------------------------------------------------------------------------------------
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is remembered of the slots, which is made again: a cache seen in two types cannot be pickled."""
+        return self.__dict__ | {"_slots": None, "_decoder": None}
+
     def forget(self) -> None:
         """Drop all that was remembered of the slots; needed after the weights changed, or what computes them."""
         if self._slots is not None:
@@ -293,26 +297,41 @@ class Policy(TokenDistribution):
         if not live.any():
             return actions, logprobs
         self._check_positions(int(lengths[live].max()))
-        feed = next_feed(slots, ids, lengths, np.flatnonzero(fresh))
+        try:
+            feed = next_feed(slots, ids, lengths, np.flatnonzero(fresh))
+            acting = slots.slot[: slots.n_rows]
+            actions[acting], logprobs[acting] = self._choose(decoder, feed, acting, uniforms)
+        except BaseException:
+            self._slots = self._decoder = None  # half of it was read
+            raise
+        return actions, logprobs
+
+    def _choose(
+        self, decoder: SlotDecoder, feed: Feed, acting: IntArray, uniforms: torch.Tensor
+    ) -> tuple[IntArray, npt.NDArray[np.float32]]:
+        """Tokens and log-probabilities ``(n_rows,)``, in the order of rows; ``acting`` are their slots."""
         logits, hidden = decoder.advance(feed)
-        acting = slots.slot[: slots.n_rows]  # in the order of rows, like all that follows
-        if self.value_head is not None:
-            assert self.last_values is not None
-            self.last_values[acting] = self.value_head(hidden).cpu().numpy()
+        values = [] if self.value_head is None else [self.value_head(hidden)]
         logits = self.shaped(logits, torch.from_numpy(feed.last).to(logits.device))
         if self.last_allowed is not None:
             kept = self.kept(logits)
             logits = logits.masked_fill(~kept, float("-inf"))
             self.last_allowed[acting] = pack_sets(kept).cpu().numpy()
-        tokens, chosen = sample(logits, uniforms[torch.from_numpy(acting)])
-        actions[acting], logprobs[acting] = tokens.cpu().numpy(), chosen.cpu().numpy()
+        tokens, logprobs, *of_states = on_host(*sample(logits, uniforms[torch.from_numpy(acting)]), *values)
         if not np.isfinite(logprobs).all():
-            self._slots = self._decoder = None  # what is remembered is no number either
             raise NotFiniteError(
                 f"Expected finite log-probabilities, actual: {float(logprobs[~np.isfinite(logprobs)][0])}. The model's "
                 "weights or activations are no finite numbers any more: go back to an earlier checkpoint."
             )
-        return actions, logprobs
+        if of_states:
+            if of_states[0].shape != acting.shape:
+                raise ValueError(
+                    f"Expected value_head to give one number for each state, {acting.shape}, actual: "
+                    f"{of_states[0].shape}. Squeeze its last axis."
+                )
+            assert self.last_values is not None
+            self.last_values[acting] = of_states[0]
+        return tokens, logprobs
 
     def _memory(self, n_slots: int) -> tuple[SlotRows, SlotDecoder]:
         """Which rows belong to which slots, and what computes them: chosen anew when nothing is remembered."""
@@ -331,9 +350,13 @@ class Policy(TokenDistribution):
         """What computes the slots: ``present``, with the weights as they are now, where it still will do."""
         known = read_decoder(self.model) if self.fused else None
         if known is None or known.head is None or self.device.type not in ("cpu", "cuda"):
-            return present if type(present) is ModuleDecoder else ModuleDecoder(self.model, n_slots)
+            if type(present) is ModuleDecoder and present.fits(self.model):
+                return present
+            return ModuleDecoder(self.model, n_slots)
         if self.device.type == "cuda":
-            return present if isinstance(present, StaticDecoder) else StaticDecoder(self.model, known, n_slots)
+            if isinstance(present, StaticDecoder) and present.fits(self.model) and present.reads(known):
+                return present
+            return StaticDecoder(self.model, known, n_slots)
         if not isinstance(present, FusedDecoder) or not present.fits(known):
             return FusedDecoder(known, n_slots)
         present.refresh(known)
@@ -439,3 +462,10 @@ class Policy(TokenDistribution):
             **inputs: The others of what :meth:`logprobs` reads.
         """
         return self._trunk.read(response_mask=response_mask, with_last=True, **inputs).values(value_head, response_mask)
+
+
+def on_host(*tensors: torch.Tensor) -> list[npt.NDArray[Any]]:
+    """Tensors of one shape as arrays, in one transfer from a device; whole numbers come as float64 from there."""
+    if tensors[0].device.type == "cpu":
+        return [tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy() for tensor in tensors]
+    return list(torch.stack([tensor.double() for tensor in tensors]).cpu().numpy())

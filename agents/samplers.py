@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from llmgym.agents.policies import WAIT, Policy
 from llmgym.agents.slots import IntArray
-from llmgym.errors import InvalidActionError, InvalidOptionError, LLMGymError
+from llmgym.errors import InvalidActionError, InvalidOptionError, LLMGymError, NotFiniteError
 from llmgym.tokenizers import Tokenizer
 
 __all__ = ["BatchSampler", "Continuation", "SampledPolicy"]
@@ -183,7 +183,7 @@ class SampledPolicy(Policy):
             LLMGymError: If the engine does not keep to what a :class:`BatchSampler` returns.
         """
         self._check_distribution()
-        self.last_allowed = None
+        self.last_allowed = self.last_values = None  # an engine tells of neither
         ids = np.asarray(observations["input_ids"])
         lengths = np.asarray(observations["attention_mask"]).sum(axis=1, dtype=np.int64)
         if self._drafts is None or len(self._drafts.ids) != len(ids):
@@ -234,6 +234,16 @@ class SampledPolicy(Policy):
                 raise LLMGymError(
                     f"Expected 1 to {self.max_tokens} tokens of the sampler for slot {slot}, and a log-probability for "
                     f"each, actual: {n} tokens and {len(continuation.logprobs)} log-probabilities."
+                )
+            if not np.isfinite(continuation.logprobs).all():
+                raise NotFiniteError(
+                    f"Expected finite log-probabilities of the sampler for slot {slot}, actual: "
+                    f"{list(continuation.logprobs)}. Look at the engine's weights, and at which logprobs it gives."
+                )
+            if min(continuation.ids) < 0 or max(continuation.ids) >= self.n_actions:
+                raise LLMGymError(
+                    f"Expected tokens of the sampler in [0, {self.n_actions}) for slot {slot}, actual: "
+                    f"{list(continuation.ids)}. The engine has to honour n_actions."
                 )
             drafts.put(slot, continuation)
 

@@ -183,6 +183,11 @@ class ServerPolicy:
             InvalidOptionError: If the server cannot be reached, or refuses the request, the model or the key.
             LLMGymError: If it fails, or answers with something that is no text.
         """
+        if isinstance(observations, str):
+            raise InvalidOptionError(
+                "Expected a transcript for each slot, actual: one text. Of a single environment hand in "
+                "[observation], and take the first action."
+            )
         asking: list[int] = []
         for slot, observation in enumerate(observations):
             if waiting is not None and waiting[slot]:
@@ -207,9 +212,10 @@ class ServerPolicy:
     def _next_turn(self, before: _Turn | None, observation: str) -> _Turn:
         """Where the server has to write on from; a conversation goes on where the environment answered."""
         system = [] if self._system_prompt is None else [{"role": "system", "content": self._system_prompt}]
-        goes_on = before is not None and len(observation) > len(before.start) and observation.startswith(before.start)
-        if before is None or not goes_on:
+        if before is None or not observation.startswith(before.start):
             return _Turn(observation, observation, [*system, {"role": "user", "content": observation}], [])
+        if observation == before.start:  # asked twice in one state, or again after an error
+            return _Turn(before.prompt, observation, before.messages, [])
         messages = before.messages
         if self._chat:
             own, reply = _own_words(observation[len(before.start) :], before, self._tokenizer.end_token)
@@ -274,8 +280,10 @@ class ServerPolicy:
                 answer = self._client.completions.create(prompt=self._prompt(turn, written), **fields)
         except self._openai.OpenAIError as error:
             raise self._refusal(error) from None  # what the library says of a key holds part of it
-        choice = answer.choices[0] if answer.choices else None
-        text = None if choice is None else choice.message.content if self._chat else choice.text
+        choices = getattr(answer, "choices", None)  # a page of HTML with status 200 comes as a text
+        choice = choices[0] if choices else None
+        said = getattr(choice, "message", None) if self._chat else choice
+        text = getattr(said, "content" if self._chat else "text", None)
         reason = None if choice is None else choice.finish_reason
         if text is None or reason not in ("stop", "length") or (reason == "length" and not text):
             raise LLMGymError(

@@ -140,7 +140,8 @@ class BlockStep:
             states = self._without_gaps(torch.cat([self._before, states], dim=4))
         if len(block.source) > len(block.counts):
             states = states.index_select(2, torch.from_numpy(block.source))
-        self._cache.put(block.rows, states)
+        # Padding lay before them: no row reaches back so far, and the cache may not either.
+        self._cache.put(block.rows, states[:, :, :, :, -int((block.seen + block.counts).max()) :])
 
     def _without_gaps(self, states: torch.Tensor) -> torch.Tensor:
         """What was held and what is new next to each other: padding lay between them."""

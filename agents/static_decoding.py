@@ -58,11 +58,10 @@ class StaticDecoder(ModuleDecoder):
         # One pool of memory for all graphs: a step's result is read before the next one overwrites it.
         self._pool = torch.cuda.graph_pool_handle() if decoder.embedding.is_cuda else None
 
-    def fits(self, decoder: Decoder) -> bool:
+    def reads(self, decoder: Decoder) -> bool:
         """Whether what was recorded reads these weights."""
         return self._addresses == _addresses(decoder)
 
-    @torch.inference_mode()
     def _singles(self, tokens: IntArray) -> tuple[torch.Tensor, torch.Tensor]:
         n = len(tokens)
         n_rows = min(_rounded(n), self.cache.n_rows)

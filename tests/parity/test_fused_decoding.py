@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import numpy as np
@@ -201,3 +202,51 @@ def test_values_while_acting_are_those_of_learning(fused: bool, dtype: torch.dty
     policy.value_head = None
     policy.act(observe(transcripts), np.array([True, True]))
     assert policy.last_values is None
+
+
+ALTERATIONS: dict[str, Any] = {
+    "fewer_layers": lambda m: setattr(m.config, "num_hidden_layers", 1),
+    "another_norm": lambda m: setattr(m.model, "norm", torch.nn.LayerNorm(m.config.hidden_size).double()),
+    "no_norm": lambda m: setattr(m.model, "norm", torch.nn.Identity()),
+    "another_activation": lambda m: setattr(m.model.layers[0].mlp, "act_fn", torch.nn.GELU()),
+    "another_scale": lambda m: setattr(m.model.layers[0].self_attn, "scaling", 1.0),
+    "another_epsilon": lambda m: setattr(m.model.norm, "variance_epsilon", 0.5),
+    "a_hook": lambda m: m.model.layers[0].mlp.register_forward_hook(lambda *a: 2.0 * a[2]),
+}
+
+
+@pytest.mark.parametrize("alteration", ALTERATIONS)
+def test_an_altered_model_is_run_by_its_own_code(alteration: str) -> None:
+    policies = [Policy(make_model("llama"), fused=fused) for fused in (True, False)]
+    for policy in policies:
+        ALTERATIONS[alteration](policy.model)
+    (_, mine), (_, own) = (policy.act(observe([[3, 4, 5, 6]])) for policy in policies)
+    assert mine.tolist() == own.tolist()
+    assert isinstance(policies[0]._decoder, ModuleDecoder)
+
+
+def test_a_pickled_policy_plays_on_as_the_original() -> None:
+    policy = Policy(make_model("llama"), seed=3)
+    transcripts = [[3, 4, 5], [6, 7]]
+    for _ in range(3):
+        actions, _ = policy.act(observe(transcripts))
+        for slot in range(2):
+            transcripts[slot].append(int(actions[slot]))
+    copy = pickle.loads(pickle.dumps(policy))
+    (actions, logprobs), (copied, of_copy) = (p.act(observe(transcripts)) for p in (policy, copy))
+    assert actions.tolist() == copied.tolist()
+    assert np.abs(logprobs - of_copy).max() < 2e-6
+
+
+def test_after_an_error_within_a_step_the_same_step_can_be_taken() -> None:
+    policy, other = (Policy(make_model("llama"), seed=3) for _ in range(2))
+    policy.value_head = lambda hidden: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        policy.act(observe([[3, 4, 5]]))
+    policy.value_head = lambda hidden: hidden
+    with pytest.raises(ValueError, match="Squeeze its last axis"):
+        policy.act(observe([[3, 4, 5]]))
+    policy.value_head = None
+    policy.generator.manual_seed(3)
+    (actions, logprobs), (expected, others) = (p.act(observe([[3, 4, 5]])) for p in (policy, other))
+    assert (actions.tolist(), logprobs.tolist()) == (expected.tolist(), others.tolist())

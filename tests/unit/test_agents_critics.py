@@ -139,4 +139,4 @@ def test_a_critic_shares_prompts_and_checkpoints_like_its_policy() -> None:
     assert len(runs) == 4
     plain = Critic(Policy(tiny_llama()))
     plain.value_head.load_state_dict(random_head().state_dict())
-    assert torch.allclose(values, plain.values(*arguments(), prompt_index=INDEX)[0], atol=1e-6)
+    assert torch.allclose(values, plain.values(*arguments(), prompt_index=INDEX)[0], atol=1e-5)

@@ -12,6 +12,7 @@ from gymnasium.vector import AutoresetMode
 torch = pytest.importorskip("torch")
 
 from llmgym.agents.grpo import GRPO, GRPOConfig  # noqa: E402
+from llmgym.agents.policies import Policy  # noqa: E402
 from llmgym.agents.policy_gradient import PolicyGradientConfig  # noqa: E402
 from llmgym.agents.rollouts import RolloutBatch, collect  # noqa: E402
 from llmgym.errors import InvalidOptionError  # noqa: E402
@@ -53,6 +54,22 @@ def test_microbatches_never_change_the_result(loss_average: str, kl_coef: float)
     assert gradients[0].norm() > 1e-3
     for other in gradients[1:]:
         assert torch.allclose(gradients[0], other, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_in_float64_microbatches_change_nothing_at_all(fused: bool) -> None:
+    gradients = []
+    for tokens in (1, 5, 20, 60, 10_000):
+        policy = Policy(tiny_llama(VOCABULARY).double(), fused=fused)
+        changes = {"microbatch_tokens": tokens, "n_minibatches": 1, "max_grad_norm": 1e9}
+        agent = GRPO(policy, "llmgym/Copy-v0", SMALL, env_kwargs={"n_symbols": 5}, **changes)
+        metrics = agent.update(rollout(agent))
+        gradients.append(torch.cat([p.grad.flatten() for p in agent.policy.model.parameters()]))
+        if fused:
+            assert metrics["train/padding_share"] == 0.0
+    assert gradients[0].norm() > 1e-3
+    for other in gradients[1:]:
+        assert torch.allclose(gradients[0], other, rtol=0, atol=1e-12 * float(gradients[0].abs().max()))
 
 
 def test_padding_changes_nothing() -> None:

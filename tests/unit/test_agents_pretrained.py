@@ -176,7 +176,7 @@ def adapted(request: pytest.FixtureRequest, peft: Any) -> Policy:
 
 
 def test_new_adapters_change_nothing(peft: Any) -> None:
-    before = logprobs(Policy.load(tiny_llama()))
+    before = logprobs(Policy.load(tiny_llama(), fused=False))  # with adapters a model is run by its own code
     policy = Policy.load(tiny_llama()).add_lora(2)
     assert policy.has_adapters
     assert torch.equal(logprobs(policy), before)
@@ -322,7 +322,7 @@ def test_the_same_files_are_written_each_time(peft: Any, folder: Path, tmp_path:
 
 def test_a_base_that_was_trained_after_loading_is_not_named(peft: Any, folder: Path, tmp_path: Path) -> None:
     """Its name would lead to other weights."""
-    policy = shake(Policy.load(folder, device="cpu"))
+    policy = shake(Policy.load(folder, device="cpu", fused=False))
     trained = logprobs(policy).detach()
     policy.add_lora(2)
     policy.save(tmp_path / "saved")
