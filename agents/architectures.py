@@ -168,4 +168,11 @@ def _is_plain(model: PreTrainedModel) -> bool:
             return False
         dtypes |= {parameter.dtype for parameter in module._parameters.values() if parameter is not None}
     attentions = [layer.self_attn for layer in body.layers]
-    return len(dtypes) == 1 and all(part.scaling == part.head_dim**-0.5 for part in attentions)
+    # What is multiplied by as one matrix has its biases together, or none.
+    joined = [[part.q_proj, part.k_proj, part.v_proj] for part in attentions]
+    joined += [[layer.mlp.gate_proj, layer.mlp.up_proj] for layer in body.layers]
+    return (
+        len(dtypes) == 1
+        and all(part.scaling == part.head_dim**-0.5 for part in attentions)
+        and all(len({linear.bias is None for linear in linears}) == 1 for linears in joined)
+    )

@@ -95,12 +95,14 @@ class FusedDecoder:
     def refresh(self, decoder: Decoder) -> None:
         """Take the weights anew."""
         self._decoder = decoder
-        self._copied = [decoder.norm, *(weight for layer in decoder.layers for weight in _copied(layer))]
+        weights = [decoder.norm, *(weight for layer in decoder.layers for weight in _copied(layer))]
+        # Those made in inference mode have no versions.
+        self._copied = [weight for weight in weights if not weight.is_inference()]
         self._prepare()
 
     def _prepare(self) -> None:
         decoder = self._decoder
-        self._versions = _versions(self._copied)
+        self._versions = [weight._version for weight in self._copied]
         self._layers = [self._prepared(index, layer) for index, layer in enumerate(decoder.layers)]
         assert decoder.head is not None
         # Not a copy: with a large vocabulary it would be most of the model.
@@ -150,7 +152,7 @@ class FusedDecoder:
     @torch.inference_mode()
     def advance(self, feed: Feed) -> tuple[torch.Tensor, torch.Tensor]:
         """Read ``feed``; see :meth:`~llmgym.agents.slots.SlotDecoder.advance`."""
-        if self._versions != _versions(self._copied):
+        if self._versions != [weight._version for weight in self._copied]:
             self._prepare()
         self.cache.open(int(feed.lengths.max()))
         passes = [self._pass(singles, blocks) for singles, blocks in feed.in_passes()]
@@ -286,8 +288,3 @@ def _copied(layer: DecoderLayer) -> list[torch.Tensor]:
     for linear in (layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down):
         weights += [linear.weight, linear.bias]
     return [weight for weight in weights if weight is not None]
-
-
-def _versions(weights: Sequence[torch.Tensor]) -> list[int]:
-    """How often each was changed; those made in inference mode do not count."""
-    return [-1 if weight.is_inference() else weight._version for weight in weights]

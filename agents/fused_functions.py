@@ -113,14 +113,14 @@ class BeforeAttention(Function):
             torch.mul(normed[0], heads.paired(q_gain), out=queries)
             torch.mul(normed[2], heads.paired(k_gain), out=keys)
         heads.as_complex(flat).mul_(turns)
-        ctx.save_for_backward(unit, scale, gain, weight, turns, q, k, v, q_gain, k_gain, *normed)
+        ctx.save_for_backward(unit, scale, gain, turns, q, k, v, q_gain, k_gain, *normed)
         ctx.geometry, ctx.with_bias = geometry, q_bias is not None
         return tuple(part for bucket in buckets for part in gathered(flat, heads, bucket))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (unit, scale, gain, weight, turns, q, k, v, q_gain, k_gain, *normed) = ctx.saved_tensors
+        (unit, scale, gain, turns, q, k, v, q_gain, k_gain, *normed) = ctx.saved_tensors
         heads, _, buckets = ctx.geometry
         flat = scattered(grads, len(unit), heads, buckets)
         heads.as_complex(flat).mul_(turns.conj())
@@ -135,10 +135,12 @@ class BeforeAttention(Function):
             queries.copy_(normalised_backward(queries * heads.paired(q_gain), q_unit, q_scale))
             keys.copy_(normalised_backward(keys * heads.paired(k_gain), k_unit, k_scale))
         flat = flat.to(gain.dtype)
+        # Made again: kept for all layers, it would be most of the model once more.
+        weight = torch.cat([heads.paired(q), heads.paired(k), v]) * gain
         dx = normalised_backward(torch.mm(flat, weight).to(scale.dtype), unit, scale)
         grad = torch.mm(flat.t(), unit)
         dq, dk, dv = grad.split_with_sizes(heads.widths)
-        dweights, dgain = folded_backward((heads.unpaired(dq), heads.unpaired(dk), dv), gain, (q, k, v))
+        dweights, dgain = folded_backward((heads.unpaired(dq), heads.unpaired(dk), dv.clone()), gain, (q, k, v))
         dbiases: tuple[Tensor | None, ...] = (None, None, None)
         if ctx.with_bias:
             dq, dk, dv = flat.sum(0).split_with_sizes(heads.widths)
@@ -265,7 +267,7 @@ class AfterAttention(Function):
         out = added(y, silu * raised, down)
         if down_bias is not None:
             out += down_bias
-        ctx.save_for_backward(mixed, unit, scale, gain, weight, both, silu, o, gate, up, down)
+        ctx.save_for_backward(mixed, unit, scale, gain, both, silu, o, gate, up, down)
         ctx.geometry, ctx.attended = geometry, [(part.shape, part.dtype) for part in attended]
         ctx.biases = [bias is not None for bias in (o_bias, gate_bias, up_bias, down_bias)]
         return out
@@ -273,7 +275,7 @@ class AfterAttention(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-        mixed, unit, scale, gain, weight, both, silu, o, gate, up, down = ctx.saved_tensors
+        mixed, unit, scale, gain, both, silu, o, gate, up, down = ctx.saved_tensors
         opened, raised = both.chunk(2, dim=1)
         grad = dout.to(gain.dtype)
         ddown = torch.mm(grad.t(), silu * raised)
@@ -286,6 +288,7 @@ class AfterAttention(Function):
         torch.ops.aten.silu_backward.grad_input(inner, opened, grad_input=dopened)
         dweights, dgain = folded_backward(torch.mm(dboth.t(), unit).chunk(2), gain, (gate, up))
         dbiases = [*(dboth.sum(0).chunk(2) if ctx.biases[1] else (None, None)), *dbiases]
+        weight = torch.cat([gate, up]) * gain
         dx = normalised_backward(torch.mm(dboth, weight).to(scale.dtype), unit, scale, plus=dout)
         grad = dx.to(gain.dtype)
         do = torch.mm(grad.t(), mixed)

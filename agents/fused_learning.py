@@ -103,8 +103,12 @@ def attend(queries: torch.Tensor, keys_and_values: torch.Tensor, mask: _Mask) ->
         attended: torch.Tensor = ShortAttention.apply(queries, keys_and_values, mask.added)
         return attended
     keys, values = keys_and_values.transpose(1, 3).unbind(2)
+    shared = queries.shape[2] // keys.shape[1]
+    if mask.added is not None and shared > 1 and queries.is_cuda:
+        # No fused kernel takes both a mask and heads that share keys; the other one holds all scores.
+        keys, values, shared = keys.repeat_interleave(shared, 1), values.repeat_interleave(shared, 1), 1
     return scaled_dot_product_attention(
-        queries.transpose(1, 2), keys, values, attn_mask=mask.added, is_causal=mask.added is None, enable_gqa=True
+        queries.transpose(1, 2), keys, values, attn_mask=mask.added, is_causal=mask.added is None, enable_gqa=shared > 1
     ).transpose(1, 2)
 
 

@@ -16,7 +16,8 @@ import torch
 
 Ints = npt.NDArray[np.int64]
 
-#: Sequences share a bucket of attention as long as its places are at most so many times its tokens.
+#: Sequences share a bucket of attention as long as its places are at most so many times its tokens, and the places of
+#: the keys that these attend to at most the square of it.
 _SLACK = 1.25
 
 
@@ -146,7 +147,9 @@ def _sequences(index: Ints, prompt: Ints, fed: Ints) -> tuple[_Sequences, Ints]:
     row = np.concatenate([rows[alone], holder, follows])
     begin = np.concatenate([np.zeros(len(row) - len(follows), dtype=np.int64), prompt[follows]])
     length = np.concatenate([prompt[alone] + fed[alone], prompt[holder], fed[follows]])
-    order = np.lexsort((-length, begin > 0))
+    # Prompts of like length together too: a bucket has as many columns of keys as its longest prompt needs.
+    reach = np.ceil(np.log(np.maximum(begin, 1)) / np.log(_SLACK))
+    order = np.lexsort((-length, reach, begin > 0))
     row, begin, length = row[order], begin[order], length[order]
     start = np.cumsum(length) - length
     prompt_start = np.zeros(len(readers), dtype=np.int64)
@@ -166,9 +169,13 @@ def _buckets(sequences: _Sequences, device: torch.device) -> list[Bucket]:
     while begin < n:
         width, total, end = int(sequences.length[begin]), 0, begin  # the longest comes first
         follows = sequences.prefix[begin] >= 0
-        while end < n and (sequences.prefix[end] >= 0) == follows:
+        widest, reached = 0, 0  # columns of keys
+        while end < n and (sequences.prefix[end] >= 0) == follows and sequences.length[end] <= width:
+            columns = int(sequences.begin[end] + sequences.length[end])
+            widest, reached = max(widest, columns), reached + columns
             total += int(sequences.length[end])
-            if width * (end + 1 - begin) > _SLACK * total:
+            size = end + 1 - begin
+            if width * size > _SLACK * total or widest * size > _SLACK**2 * reached:
                 break
             end += 1
         buckets.append(_bucket(sequences, slice(begin, end), device))
@@ -183,7 +190,7 @@ def _bucket(sequences: _Sequences, members: slice, device: torch.device) -> Buck
     steps = np.arange(width)
     places = inverse = None
     own = start[:, None] + np.minimum(steps, length[:, None] - 1)
-    if length[-1] < width:
+    if length.min() < width:
         places = torch.from_numpy(own.reshape(-1)).to(device)
         inverse = torch.from_numpy(np.flatnonzero(steps < length[:, None])).to(device)
     if prefix[0] < 0:

@@ -204,6 +204,15 @@ def test_values_while_acting_are_those_of_learning(fused: bool, dtype: torch.dty
     assert policy.last_values is None
 
 
+def biased(model: Any) -> Any:
+    before = model.model.layers[0].self_attn.q_proj
+    after = torch.nn.Linear(before.in_features, before.out_features).double()
+    with torch.no_grad():
+        after.weight.copy_(before.weight)
+        after.bias.fill_(0.5)
+    return after
+
+
 ALTERATIONS: dict[str, Any] = {
     "fewer_layers": lambda m: setattr(m.config, "num_hidden_layers", 1),
     "another_norm": lambda m: setattr(m.model, "norm", torch.nn.LayerNorm(m.config.hidden_size).double()),
@@ -211,6 +220,7 @@ ALTERATIONS: dict[str, Any] = {
     "another_activation": lambda m: setattr(m.model.layers[0].mlp, "act_fn", torch.nn.GELU()),
     "another_scale": lambda m: setattr(m.model.layers[0].self_attn, "scaling", 1.0),
     "another_epsilon": lambda m: setattr(m.model.norm, "variance_epsilon", 0.5),
+    "a_bias_on_one_side": lambda m: setattr(m.model.layers[0].self_attn, "q_proj", biased(m)),
     "a_hook": lambda m: m.model.layers[0].mlp.register_forward_hook(lambda *a: 2.0 * a[2]),
 }
 

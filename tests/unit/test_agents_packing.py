@@ -97,3 +97,13 @@ def test_buckets_hold_little_padding() -> None:
     assert len(packing.ids) == 16 * 6 + (lengths - 1).sum()
     assert sum(b.shape[0] * b.shape[1] for b in packing.buckets) < 1.25 * len(packing.ids)
     assert len(packing.buckets) < 10
+
+
+def test_one_long_prompt_does_not_lengthen_the_keys_of_all() -> None:
+    """Fifteen prompts of 40 tokens and one of 600, eight responses of 16 to each."""
+    prompt_lengths = torch.tensor([40] * 15 + [600])
+    index = torch.arange(16).repeat_interleave(8)
+    prompts, responses = torch.zeros(16, 600, dtype=torch.long), torch.zeros(128, 16, dtype=torch.long)
+    packing = pack(prompts, prompt_lengths, responses, torch.ones(128, 16, dtype=torch.bool), index)
+    gathered = sum(len(bucket.keys) for bucket in packing.buckets if bucket.keys is not None)
+    assert gathered == int((prompt_lengths[index] + 15).sum())
