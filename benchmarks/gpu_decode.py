@@ -179,12 +179,17 @@ class Peers:
             generation_config=GenerationConfig(**self.sampling),
             continuous_batching_config=ContinuousBatchingConfig(**options),
             progress_bar=False,
+            persistent_manager=True,  # its cache and its graphs are made in the warm-up, as the loop's are
         )
         n_tokens = sum(len(result.generated_tokens) for result in written.values())
         if n_tokens != len(self.prompts) * self.new_tokens:
             sys.exit(
                 f"Expected generate_batch to write {len(self.prompts) * self.new_tokens} tokens, actual: {n_tokens}."
             )
+
+    def close(self) -> None:
+        """Give back the memory that ``generate_batch`` keeps."""
+        self.model.destroy_cached_continuous_batching_manager()
 
 
 def decode_row(options: GPUDecode, n_slots: int) -> dict[str, Any]:
@@ -195,14 +200,18 @@ def decode_row(options: GPUDecode, n_slots: int) -> dict[str, Any]:
     n_words = model.config.vocab_size
     rng = np.random.default_rng(0)
     prompts = np.repeat(rng.integers(3, n_words, size=(n_slots // group, work.prompt_tokens)), group, axis=0)
+    distinct = rng.integers(3, n_words, size=prompts.shape)
     peers = Peers(make_model(options), prompts, work.new_tokens)
     speeds: list[float] = []
     runs: dict[str, Callable[[], Any]] = {
         "act": Loop(policy, prompts, np.full(n_slots, work.new_tokens), n_slots),
+        "act, no groups": Loop(policy, distinct, np.full(n_slots, work.new_tokens), n_slots),
         **{name: getattr(peers, name) for name in options.peers},
         "bandwidth": lambda: speeds.append(bandwidth(options)),
     }
     seconds = in_turn(runs, options.repeats, options.clock)
+    if "generate_batch" in options.peers:
+        peers.close()
     n_bytes = bytes_read(model, n_slots, work.prompt_tokens, work.new_tokens)
     seconds["floor"] = [n_bytes / speed for speed in speeds[-options.repeats :]]
     del seconds["bandwidth"]
