@@ -111,8 +111,7 @@ class Agent:
         )
         self._env_was_given = not isinstance(env, str)
         bind(self.policy, self.training_envs)
-        on_cpu = self.policy.device.type == "cpu"
-        self._microbatch_tokens = self.config.microbatch_tokens or (2048 if on_cpu else 32_768)
+        self._microbatch_tokens = self.config.microbatch_tokens or self.policy.microbatch_tokens
         self.run = Run(self.config.run_dir, keep=self.config.keep_checkpoints)
         self.alarms = Alarms(self.policy.model.dtype)
         self.n_timesteps = 0

@@ -97,4 +97,6 @@ class Critic(nn.Module):
             response_lengths=response_lengths,
             with_last=True,
         )
-        return reading.values(self.value_head, response_mask)
+        values, last_values = reading.values(self.value_head, response_mask)
+        assert last_values is not None
+        return values, last_values

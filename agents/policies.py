@@ -182,6 +182,14 @@ class Policy(TokenDistribution):
         self.forget()
 
     @property
+    def microbatch_tokens(self) -> int:
+        """Tokens in one pass of learning that suit the device and whatever runs the model."""
+        if self.device.type != "cpu":
+            return 32_768
+        # With padding, fewer: rows of unlike length have less of it apart.
+        return 4096 if self.fused and read_decoder(self.model) is not None else 2048
+
+    @property
     def gradient_checkpointing(self) -> bool:
         """Whether learning computes the inside of the model's layers again in the backward pass."""
         return self._trunk.gradient_checkpointing
@@ -389,6 +397,7 @@ class Policy(TokenDistribution):
         with_entropy: bool = False,
         entropy_gradient: bool = True,
         value_head: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        with_last_values: bool = True,
     ) -> Scores:
         """Log-probabilities of the response tokens that the policy chose, with gradient; on request, more.
 
@@ -406,6 +415,8 @@ class Policy(TokenDistribution):
             with_entropy: Whether to compute the entropy of each distribution too.
             entropy_gradient: Whether it carries a gradient; without, it costs less memory.
             value_head: Hidden states ``(n, hidden_size)`` -> values ``(n,)``. ``None``: no values.
+            with_last_values: Whether the value after each response is wanted too, where there is a value head; it costs
+                a token a response.
 
         Raises:
             ValueError: If the shapes disagree, the sets are missing, or one lacks the token that was chosen.
@@ -426,7 +437,7 @@ class Policy(TokenDistribution):
             prompts=prompts,
             prompt_index=prompt_index,
             response_lengths=response_lengths,
-            with_last=value_head is not None,
+            with_last=value_head is not None and with_last_values,
         )
         chosen, sets = response_ids[response_mask], None if allowed is None else allowed[response_mask]
         if sets is not None and not in_sets(sets, chosen).all():
@@ -461,7 +472,10 @@ class Policy(TokenDistribution):
             response_mask: As there.
             **inputs: The others of what :meth:`logprobs` reads.
         """
-        return self._trunk.read(response_mask=response_mask, with_last=True, **inputs).values(value_head, response_mask)
+        reading = self._trunk.read(response_mask=response_mask, with_last=True, **inputs)
+        values, last_values = reading.values(value_head, response_mask)
+        assert last_values is not None
+        return values, last_values
 
 
 def on_host(*tensors: torch.Tensor) -> list[npt.NDArray[Any]]:

@@ -312,7 +312,7 @@ class PPO(PolicyGradientAgent):
 
         def policy_loss(cut: TokenTensors, inputs: Inputs) -> torch.Tensor:
             """This microbatch's share of eq. 7 or 8 negated; with a shared trunk, of the critic's loss too (eq. 9)."""
-            scores = self._scores(cut, inputs, value_head=self.value_head)
+            scores = self._scores(cut, inputs, value_head=self.value_head, with_last_values=False)
             surrogate = self._policy_loss(scores.logprobs, cut)
             per_token = self._regularised(surrogate, scores, cut, self.kl_coef, metrics)
             share = average_tokens(

@@ -45,9 +45,10 @@ class Reading(NamedTuple):
 
     def values(
         self, value_head: Callable[[torch.Tensor], torch.Tensor], response_mask: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """What ``value_head`` says of these states: ``(B, T)``, 0 outside the mask, and ``(B,)`` of the last ones."""
-        assert self.last_hidden is not None
+        if self.last_hidden is None:
+            return spread(value_head(self.hidden), response_mask), None
         values = value_head(torch.cat([self.hidden, self.last_hidden]))
         n = len(self.hidden)
         return spread(values[:n], response_mask), values[n:]
