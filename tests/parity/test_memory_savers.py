@@ -152,7 +152,7 @@ def test_without_gradient_chunks_compute_nothing_twice() -> None:
 
 
 def test_a_body_that_cannot_be_passed_over_is_slower_and_no_less_right() -> None:
-    whole, chunked = Policy(make_model("llama")), Policy(make_model("llama"))
+    whole, chunked = (Policy(make_model("llama"), fused=False) for _ in range(2))
     chunked._trunk._body = torch.nn.Identity()  # as if the model did not call what transformers names its decoder
     chunked.max_logits = ROWS * V
     same(learn(whole), learn(chunked))
