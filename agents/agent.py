@@ -262,7 +262,8 @@ class Agent:
         """
         self.run.open(self.n_iterations)
         started = time.perf_counter()
-        batch, sampling = self.collect()
+        with self.policy.keeping_activations():
+            batch, sampling = self.collect()
         check_rewards(batch)
         learning = self.update(batch, budget_spent)
         check_losses(learning)

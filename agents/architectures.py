@@ -62,6 +62,14 @@ class DecoderLayer:
     up: nn.Linear
     down: nn.Linear
 
+    @property
+    def weights(self) -> list[torch.Tensor]:
+        """All of them."""
+        linears = (self.q, self.k, self.v, self.o, self.gate, self.up, self.down)
+        every = [self.input_norm, self.post_norm, self.q_norm, self.k_norm]
+        every += [weight for linear in linears for weight in (linear.weight, linear.bias)]
+        return [weight for weight in every if weight is not None]
+
 
 @dataclass(frozen=True)
 class Decoder:
@@ -92,6 +100,13 @@ class Decoder:
     epsilon: float
     inverse_frequencies: torch.Tensor
     rope_scale: float
+
+    @property
+    def weights(self) -> list[torch.Tensor]:
+        """All of them; an output layer that is the embedding comes twice."""
+        head = [] if self.head is None else [self.head.weight, self.head.bias]
+        every = [self.embedding, *(weight for layer in self.layers for weight in layer.weights), self.norm, *head]
+        return [weight for weight in every if weight is not None]
 
     @property
     def scaling(self) -> float:

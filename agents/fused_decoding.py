@@ -26,6 +26,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from llmgym.agents.activations import Activations, KeptLayer
 from llmgym.agents.architectures import Decoder, DecoderLayer
 from llmgym.agents.clocked_cache import ClockedCache
 from llmgym.agents.slot_attention import BlockStep, SlotAttention
@@ -67,20 +68,36 @@ class FusedDecoder:
     Args:
         decoder: The model's weights by their roles; with a head.
         n_rows: Transcripts held at once.
+
+    Attributes:
+        keeps: Whether what the layers compute is kept.
+        activations: What was kept last.
     """
 
     def __init__(self, decoder: Decoder, n_rows: int) -> None:
         weight = decoder.embedding
         # Where matrices are in less than float32, sums over many layers are not; nor is attention, as CPUs have it.
         self._wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        # The root of an RMS norm's size goes into its gain, unless it would be rounded there.
-        self._folds = weight.dtype == self._wide
         self.cache = ClockedCache(len(decoder.layers), n_rows, decoder.n_key_heads, decoder.head_dim, self._wide)
+        self.keeps = False
         self._layers: list[_Layer] = []
         self._buffers: dict[tuple[int, int], _Buffers] = {}
+        self._decoder = decoder
+        self.activations = self._room(0)
         self.refresh(decoder)
 
     # -- weights -----------------------------------------------------------------------------------------------------
+
+    def keep_activations(self, max_bytes: int) -> None:
+        """Keep what is computed from now on, while :attr:`keeps` stays true; forget what was kept before."""
+        if self.activations.max_bytes != max_bytes:
+            self.activations = self._room(max_bytes)
+        self.activations.begin(self._decoder)
+        self.keeps = True
+
+    def _room(self, max_bytes: int) -> Activations:
+        n_rows = len(self.cache.lengths)
+        return Activations(self._decoder, wide=self._wide, n_slots=n_rows, max_bytes=max_bytes)
 
     def fits(self, decoder: Decoder) -> bool:
         """Whether :meth:`refresh` may be given this decoder: it has the shape of the present one."""
@@ -95,7 +112,7 @@ class FusedDecoder:
     def refresh(self, decoder: Decoder) -> None:
         """Take the weights anew."""
         self._decoder = decoder
-        weights = [decoder.norm, *(weight for layer in decoder.layers for weight in _copied(layer))]
+        weights = [decoder.norm, *(weight for layer in decoder.layers for weight in layer.weights)]
         # Those made in inference mode have no versions.
         self._copied = [weight for weight in weights if not weight.is_inference()]
         self._prepare()
@@ -107,11 +124,8 @@ class FusedDecoder:
         assert decoder.head is not None
         # Not a copy: with a large vocabulary it would be most of the model.
         self._head, self._head_bias = decoder.head.weight.detach().t(), decoder.head.bias
-        self._gain = self._scaled(decoder.norm)
-        self._roots = {
-            size: torch.tensor(math.sqrt(decoder.epsilon * (size if self._folds else 1)), dtype=self._wide)
-            for size in (decoder.embedding.shape[1], decoder.head_dim)
-        }
+        self._gain = decoder.norm.detach()
+        self._root = torch.tensor(math.sqrt(decoder.epsilon), dtype=self._wide)
         self._angles = torch.empty(0)
 
     def _prepared(self, index: int, layer: DecoderLayer) -> _Layer:
@@ -125,22 +139,18 @@ class FusedDecoder:
         qk_gain = None
         if layer.q_norm is not None and layer.k_norm is not None:
             heads = ((layer.q_norm, self._decoder.n_heads), (layer.k_norm, self._decoder.n_key_heads))
-            qk_gain = torch.cat([self._in_pairs(self._scaled(gain)).expand(n, -1) for gain, n in heads])
+            qk_gain = torch.cat([self._in_pairs(gain).expand(n, -1) for gain, n in heads])
         return _Layer(
-            _side_by_side(before and before.qkv, qkv, self._scaled(layer.input_norm)),
+            _side_by_side(before and before.qkv, qkv, layer.input_norm),
             qkv_bias,
             qk_gain,
             _side_by_side(before and before.o, [layer.o.weight]),
             _biases(layer.o),
-            _side_by_side(before and before.mlp, [layer.gate.weight, layer.up.weight], self._scaled(layer.post_norm)),
+            _side_by_side(before and before.mlp, [layer.gate.weight, layer.up.weight], layer.post_norm),
             _biases(layer.gate, layer.up),
             _side_by_side(before and before.down, [layer.down.weight]),
             _biases(layer.down),
         )
-
-    def _scaled(self, gain: torch.Tensor) -> torch.Tensor:
-        """The gain for what :meth:`_normalise` gives."""
-        return gain * math.sqrt(len(gain)) if self._folds else gain.detach()
 
     def _in_pairs(self, weight: torch.Tensor) -> torch.Tensor:
         """Heads ``(n * head_dim, ...)`` reordered: numbers of the first and the second half by turns."""
@@ -179,36 +189,57 @@ class FusedDecoder:
             positions = np.concatenate([positions, step.positions])
         stream = self._decoder.embedding.index_select(0, torch.from_numpy(tokens)).to(self._wide)
         buffers = self._buffers_for(len(tokens), n)
+        kept = self.activations.claim(len(tokens)) if self.keeps else None
         buffers.attention.begin(self._angles_at(int(positions.max())), torch.from_numpy(positions), steps)
         for index, layer in enumerate(self._layers):
-            self._layer(stream, layer, index, buffers)
+            self._layer(stream, layer, index, buffers, kept and self.activations.layer(index, kept))
+        if kept is not None:
+            self.activations.keep_last(kept, stream)
         for step in steps:
             step.store()
         return stream[torch.from_numpy(ends)] if steps else stream
 
-    def _layer(self, stream: torch.Tensor, layer: _Layer, index: int, buffers: _Buffers) -> None:
-        """Add what a layer has to say to the residual stream ``(m, H)``."""
-        attention, qkv, normed, opened = buffers
-        self._normalise(stream, normed)
-        _multiply(normed, layer.qkv, layer.qkv_bias, qkv)
+    def _layer(
+        self, stream: torch.Tensor, layer: _Layer, index: int, buffers: _Buffers, kept: KeptLayer | None = None
+    ) -> None:
+        """Add what a layer has to say to the residual stream ``(m, H)``; ``kept`` is written to."""
+        attention, qkv, before, opened = buffers
+        after, before_root, after_root = before, None, None
+        if kept is not None:
+            before, before_root, after, after_root, opened = (
+                kept.before,
+                kept.before_root,
+                kept.after,
+                kept.after_root,
+                kept.opened,
+            )
+        self._normalise(stream, before, before_root)
+        _multiply(before, layer.qkv, layer.qkv_bias, qkv)
+        if kept is not None:
+            kept.qkv.copy_(qkv)
         if layer.qk_gain is not None:
             turned = attention.qkv[:, : len(layer.qk_gain)]
             self._normalise(turned, turned)
             turned.mul_(layer.qk_gain)
         attention.attend(index)
+        if kept is not None:
+            kept.mixed.copy_(attention.outputs)
         _add_product(stream, attention.outputs, layer.o, layer.o_bias)
-        self._normalise(stream, normed)
-        _multiply(normed, layer.mlp, layer.mlp_bias, opened)
+        self._normalise(stream, after, after_root)
+        _multiply(after, layer.mlp, layer.mlp_bias, opened)
         gate, up = opened.chunk(2, dim=1)
         _add_product(stream, functional.silu(gate).mul_(up), layer.down, layer.down_bias)
 
-    def _normalise(self, states: torch.Tensor, out: torch.Tensor) -> None:
-        """``out = states / sqrt(mean(states^2) + epsilon)`` over the last axis, or that over the root of its size."""
-        size = states.shape[-1]
-        norm = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
-        if not self._folds:
-            norm.mul_(size**-0.5)
-        torch.div(states, torch.hypot(norm, self._roots[size], out=norm), out=out)
+    def _normalise(self, states: torch.Tensor, out: torch.Tensor, root: torch.Tensor | None = None) -> None:
+        """``out = states / sqrt(mean(states^2) + epsilon)`` over the last axis.
+
+        Args:
+            states: ``(..., H)``.
+            out: Is filled.
+            root: ``(..., 1)``. Is filled with what ``states`` are divided by.
+        """
+        root = torch.linalg.vector_norm(states, dim=-1, keepdim=True, out=root).mul_(states.shape[-1] ** -0.5)
+        torch.div(states, torch.hypot(root, self._root, out=root), out=out)
 
     def _buffers_for(self, m: int, n: int) -> _Buffers:
         """Buffers for ``m`` tokens, ``n`` of them singles; those of the last shape are kept."""
@@ -280,11 +311,3 @@ def _biases(*linears: nn.Linear) -> torch.Tensor | None:
     return torch.cat(
         [linear.weight.new_zeros(len(linear.weight)) if linear.bias is None else linear.bias for linear in linears]
     )
-
-
-def _copied(layer: DecoderLayer) -> list[torch.Tensor]:
-    """The weights of a layer that decoding takes a copy of."""
-    weights = [layer.input_norm, layer.post_norm, layer.q_norm, layer.k_norm]
-    for linear in (layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down):
-        weights += [linear.weight, linear.bias]
-    return [weight for weight in weights if weight is not None]

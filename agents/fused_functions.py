@@ -17,10 +17,15 @@ from typing import Any, NamedTuple
 import torch
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import silu
 
+from llmgym.agents.activations import KeptLayer
 from llmgym.agents.packing import Bucket
 
 Tensor = torch.Tensor
+
+#: Tokens whose activations in one layer stay in the caches of a CPU.
+_STRETCH = 1024
 
 
 class Heads(NamedTuple):
@@ -79,7 +84,7 @@ class BeforeAttention(Function):
     ``(b, K, 2, key_heads, head_dim)`` keys and values, in the order of :class:`~llmgym.agents.packing.Bucket`.
 
     Queries and keys come with the numbers of a head in another order, :meth:`Heads.paired`: products of the two are
-    the same in any.
+    the same in any. With ``kept``, what acting computed, nothing but the rotation is left to do.
     """
 
     @staticmethod
@@ -91,6 +96,7 @@ class BeforeAttention(Function):
         k_gain: Tensor | None,
         turns: Tensor,
         geometry: tuple[Heads, float, Sequence[Bucket]],
+        kept: KeptLayer | None,
         q: Tensor,
         k: Tensor,
         v: Tensor,
@@ -99,13 +105,16 @@ class BeforeAttention(Function):
         v_bias: Tensor | None,
     ) -> tuple[Tensor, ...]:
         heads, epsilon, buckets = geometry
-        unit, scale = normalised(x, epsilon)
-        unit = unit.to(gain.dtype)
-        weight = torch.cat([heads.paired(q), heads.paired(k), v]) * gain
-        flat = torch.mm(unit, weight.t())
-        if q_bias is not None and k_bias is not None and v_bias is not None:
-            flat += torch.cat([heads.paired(q_bias), heads.paired(k_bias), v_bias])
-        flat = flat.to(x.dtype)
+        if kept is None:
+            unit, scale = normalised(x, epsilon)
+            unit = unit.to(gain.dtype)
+            weight = torch.cat([heads.paired(q), heads.paired(k), v]) * gain
+            flat = torch.mm(unit, weight.t())
+            if q_bias is not None and k_bias is not None and v_bias is not None:
+                flat += torch.cat([heads.paired(q_bias), heads.paired(k_bias), v_bias])
+            flat = flat.to(x.dtype)
+        else:
+            unit, scale, flat = kept.before, kept.before_root.reciprocal(), kept.qkv.clone()
         queries, keys, _ = heads.split(flat)
         normed: tuple[Tensor, ...] = ()
         if q_gain is not None and k_gain is not None:
@@ -137,15 +146,17 @@ class BeforeAttention(Function):
         flat = flat.to(gain.dtype)
         # Made again: kept for all layers, it would be most of the model once more.
         weight = torch.cat([heads.paired(q), heads.paired(k), v]) * gain
-        dx = normalised_backward(torch.mm(flat, weight).to(scale.dtype), unit, scale)
-        grad = torch.mm(flat.t(), unit)
+        grad, dx = weight.new_zeros(weight.shape), torch.empty_like(unit, dtype=scale.dtype)
+        for part in stretches(flat):
+            grad.addmm_(flat[part].t(), unit[part])
+            dx[part] = normalised_backward(torch.mm(flat[part], weight).to(dx.dtype), unit[part], scale[part])
         dq, dk, dv = grad.split_with_sizes(heads.widths)
         dweights, dgain = folded_backward((heads.unpaired(dq), heads.unpaired(dk), dv.clone()), gain, (q, k, v))
         dbiases: tuple[Tensor | None, ...] = (None, None, None)
         if ctx.with_bias:
             dq, dk, dv = flat.sum(0).split_with_sizes(heads.widths)
             dbiases = (heads.unpaired(dq), heads.unpaired(dk), dv)
-        return (dx, dgain, dq_gain, dk_gain, None, None, *dweights, *dbiases)
+        return (dx, dgain, dq_gain, dk_gain, None, None, None, *dweights, *dbiases)
 
 
 def gathered(flat: Tensor, heads: Heads, bucket: Bucket) -> tuple[Tensor, Tensor]:
@@ -170,7 +181,7 @@ def gathered(flat: Tensor, heads: Heads, bucket: Bucket) -> tuple[Tensor, Tensor
 def scattered(grads: Sequence[Tensor], n: int, heads: Heads, buckets: Sequence[Bucket]) -> Tensor:
     """``(n, width)``: the gradient of :func:`gathered`'s ``flat`` from those of what it gave for all buckets."""
     width = heads.widths[0]
-    flat = grads[0].new_empty(n, sum(heads.widths))
+    flat = grads[0].new_zeros(n, sum(heads.widths))
     # Apart, since adding to chosen rows is quick where they lie close together.
     keys = grads[0].new_zeros(n, flat.shape[1] - width)
     for bucket, of_queries, of_keys in zip(buckets, grads[::2], grads[1::2], strict=True):
@@ -185,15 +196,27 @@ def scattered(grads: Sequence[Tensor], n: int, heads: Heads, buckets: Sequence[B
     return flat
 
 
+def joined(attended: Sequence[Tensor], buckets: Sequence[Bucket]) -> Tensor:
+    """``(n, heads * d)`` from what the buckets' attention gave, ``(b, T, heads, d)`` each."""
+    parts = [
+        part.flatten(2).flatten(0, 1)
+        if bucket.inverse is None
+        else part.flatten(2).flatten(0, 1).index_select(0, bucket.inverse)
+        for part, bucket in zip(attended, buckets, strict=True)
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
 class ShortAttention(Function):
     """Attention as plain matrix products, which on a CPU are quicker than fused kernels where sequences are short.
 
     Queries ``(b, T, heads, d)``, keys and values ``(b, K, 2, key_heads, d)`` and a mask ``(1 or b, 1, T, K)``, added to
-    the scores, give ``(b, T, heads, d)``. The weights are kept for the backward pass.
+    the scores, give ``(b, T, heads, d)``, or anything of that shape where it is not ``wanted``. The weights are kept
+    for the backward pass.
     """
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, keys_and_values: Tensor, mask: Tensor) -> Tensor:
+    def forward(ctx: Any, queries: Tensor, keys_and_values: Tensor, mask: Tensor, wanted: bool) -> Tensor:
         b, t, n_heads, d = queries.shape
         width, n_key_heads = keys_and_values.shape[1], keys_and_values.shape[3]
         q = torch.empty(b, n_heads, t, d, dtype=queries.dtype, device=queries.device)
@@ -205,7 +228,8 @@ class ShortAttention(Function):
         scores.view(b, n_heads, t, width).add_(mask)
         weights = scores.softmax(-1)
         ctx.save_for_backward(q, k, v, weights)
-        return torch.bmm(weights, v).view(b, n_heads, t, d).transpose(1, 2)
+        attended = torch.bmm(weights, v) if wanted else torch.empty_like(q)
+        return attended.view(b, n_heads, t, d).transpose(1, 2)
 
     @staticmethod
     @once_differentiable
@@ -220,13 +244,14 @@ class ShortAttention(Function):
         dkv[:, :, 0] = torch.bmm(dscores.transpose(1, 2), q).view(b, n_key_heads, width, d).transpose(1, 2)
         dkv[:, :, 1] = torch.bmm(weights.transpose(1, 2), grad).view(b, n_key_heads, width, d).transpose(1, 2)
         dq = torch.bmm(dscores, k).mul_(d**-0.5).view(b, n_heads, t, d)
-        return dq.transpose(1, 2), dkv, None
+        return dq.transpose(1, 2), dkv, None, None
 
 
 class AfterAttention(Function):
     """``y = x + o(attended)``, then ``y + down(silu(gate(norm(y))) * up(norm(y)))``.
 
-    ``attended`` comes as ``(b, T, heads, head_dim)`` for each bucket.
+    ``attended`` comes as ``(b, T, heads, head_dim)`` for each bucket. With ``kept``, what acting computed, nothing is
+    left to do, and ``last`` is the result: ``None`` where nobody reads it, which is then anything.
     """
 
     @staticmethod
@@ -235,6 +260,8 @@ class AfterAttention(Function):
         x: Tensor,
         gain: Tensor,
         geometry: tuple[float, Sequence[Bucket]],
+        kept: KeptLayer | None,
+        last: Tensor | None,
         o: Tensor,
         gate: Tensor,
         up: Tensor,
@@ -246,28 +273,27 @@ class AfterAttention(Function):
         *attended: Tensor,
     ) -> Tensor:
         epsilon, buckets = geometry
-        parts = [
-            part.flatten(2).flatten(0, 1)
-            if bucket.inverse is None
-            else part.flatten(2).flatten(0, 1).index_select(0, bucket.inverse)
-            for part, bucket in zip(attended, buckets, strict=True)
-        ]
-        mixed = (parts[0] if len(parts) == 1 else torch.cat(parts)).to(gain.dtype)
-        y = added(x, mixed, o)
-        if o_bias is not None:
-            y += o_bias
-        unit, scale = normalised(y, epsilon)
-        unit = unit.to(gain.dtype)
-        weight = torch.cat([gate, up]) * gain
-        both = torch.mm(unit, weight.t())
-        if gate_bias is not None and up_bias is not None:
-            both += torch.cat([gate_bias, up_bias])
-        opened, raised = both.chunk(2, dim=1)
-        silu = torch.nn.functional.silu(opened)
-        out = added(y, silu * raised, down)
-        if down_bias is not None:
-            out += down_bias
-        ctx.save_for_backward(mixed, unit, scale, gain, both, silu, o, gate, up, down)
+        if kept is None:
+            mixed = joined(attended, buckets).to(gain.dtype)
+            y = added(x, mixed, o)
+            if o_bias is not None:
+                y += o_bias
+            unit, scale = normalised(y, epsilon)
+            unit = unit.to(gain.dtype)
+            weight = torch.cat([gate, up]) * gain
+            both, out = unit.new_empty(len(unit), len(weight)), torch.empty_like(y)
+            for part in stretches(unit):
+                torch.mm(unit[part], weight.t(), out=both[part])
+                if gate_bias is not None and up_bias is not None:
+                    both[part] += torch.cat([gate_bias, up_bias])
+                opened, raised = both[part].chunk(2, dim=1)
+                out[part] = added(y[part], silu(opened).mul_(raised), down)
+            if down_bias is not None:
+                out += down_bias
+        else:
+            mixed, unit, scale, both = kept.mixed, kept.after, kept.after_root.reciprocal(), kept.opened
+            out = torch.empty_like(x) if last is None else last.clone()
+        ctx.save_for_backward(mixed, unit, scale, gain, both, o, gate, up, down)
         ctx.geometry, ctx.attended = geometry, [(part.shape, part.dtype) for part in attended]
         ctx.biases = [bias is not None for bias in (o_bias, gate_bias, up_bias, down_bias)]
         return out
@@ -275,33 +301,50 @@ class AfterAttention(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-        mixed, unit, scale, gain, both, silu, o, gate, up, down = ctx.saved_tensors
-        opened, raised = both.chunk(2, dim=1)
-        grad = dout.to(gain.dtype)
-        ddown = torch.mm(grad.t(), silu * raised)
-        dbiases = [grad.sum(0) if ctx.biases[3] else None]
-        inner = torch.mm(grad, down)  # of silu * raised
-        dboth = torch.empty_like(both)
-        dopened, draised = dboth.chunk(2, dim=1)
-        torch.mul(inner, silu, out=draised)
-        inner.mul_(raised)
-        torch.ops.aten.silu_backward.grad_input(inner, opened, grad_input=dopened)
-        dweights, dgain = folded_backward(torch.mm(dboth.t(), unit).chunk(2), gain, (gate, up))
-        dbiases = [*(dboth.sum(0).chunk(2) if ctx.biases[1] else (None, None)), *dbiases]
+        mixed, unit, scale, gain, both, o, gate, up, down = ctx.saved_tensors
         weight = torch.cat([gate, up]) * gain
-        dx = normalised_backward(torch.mm(dboth, weight).to(scale.dtype), unit, scale, plus=dout)
-        grad = dx.to(gain.dtype)
-        do = torch.mm(grad.t(), mixed)
-        dbiases = [grad.sum(0) if ctx.biases[0] else None, *dbiases]
-        dmixed = torch.mm(grad, o)
+        of_both, ddown, do = (torch.zeros_like(matrix) for matrix in (weight, down, o))
+        dbiases: list[Tensor | None] = [None] * 4
+        dx, dmixed = torch.empty_like(dout), torch.empty_like(mixed)
+        for part in stretches(unit):
+            opened, raised = both[part].chunk(2, dim=1)
+            activated, grad = silu(opened), dout[part].to(gain.dtype)
+            ddown.addmm_(grad.t(), activated * raised)
+            inner = torch.mm(grad, down)  # of activated * raised
+            dboth = torch.empty_like(both[part])
+            dopened, draised = dboth.chunk(2, dim=1)
+            torch.mul(inner, activated, out=draised)
+            inner.mul_(raised)
+            torch.ops.aten.silu_backward.grad_input(inner, opened, grad_input=dopened)
+            of_both.addmm_(dboth.t(), unit[part])
+            dx[part] = normalised_backward(torch.mm(dboth, weight).to(dx.dtype), unit[part], scale[part], dout[part])
+            of_mixed = dx[part].to(gain.dtype)
+            do.addmm_(of_mixed.t(), mixed[part])
+            torch.mm(of_mixed, o, out=dmixed[part])
+            of_biases = (of_mixed.sum(0), *dboth.sum(0).chunk(2), grad.sum(0)) if any(ctx.biases) else ()
+            for index, more in enumerate(of_biases):
+                if ctx.biases[index]:
+                    so_far = dbiases[index]
+                    dbiases[index] = more if so_far is None else so_far + more
+        dweights, dgain = folded_backward(of_both.chunk(2), gain, (gate, up))
         dattended = []
         for bucket, (shape, dtype) in zip(ctx.geometry[1], ctx.attended, strict=True):
-            part = dmixed[bucket.rows].to(dtype)
+            piece = dmixed[bucket.rows].to(dtype)
             if bucket.inverse is not None:  # no gradient at padding
-                padded = part.new_zeros(bucket.shape[0] * bucket.shape[1], part.shape[1])
-                part = padded.index_copy_(0, bucket.inverse, part)
-            dattended.append(part.view(shape))
-        return (dx, dgain, None, do, *dweights, ddown, *dbiases, *dattended)
+                padded = piece.new_zeros(bucket.shape[0] * bucket.shape[1], piece.shape[1])
+                piece = padded.index_copy_(0, bucket.inverse, piece)
+            dattended.append(piece.view(shape))
+        return (dx, dgain, None, None, None, do, *dweights, ddown, *dbiases, *dattended)
+
+
+def stretches(tokens: Tensor) -> list[slice]:
+    """Rows of ``tokens`` ``(n, H)`` that are computed together: on a CPU so many as stay in its caches.
+
+    In half precision all: sums over stretches would be rounded in between.
+    """
+    n = len(tokens)
+    at_once = _STRETCH if tokens.device.type == "cpu" and tokens.dtype.itemsize >= 4 else max(n, 1)
+    return [slice(start, min(start + at_once, n)) for start in range(0, n, at_once)]
 
 
 def normalised(x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:

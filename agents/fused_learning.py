@@ -14,6 +14,7 @@ import torch
 from torch.nn.functional import embedding, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
+from llmgym.agents.activations import KeptLayer, KeptPass
 from llmgym.agents.architectures import Decoder, DecoderLayer
 from llmgym.agents.fused_functions import AfterAttention, BeforeAttention, Heads, RMSNorm, ShortAttention
 from llmgym.agents.packing import Bucket, Packing
@@ -36,12 +37,15 @@ class _Mask(NamedTuple):
     short: bool
 
 
-def read_packed(decoder: Decoder, packing: Packing, *, gradient_checkpointing: bool = False) -> torch.Tensor:
+def read_packed(
+    decoder: Decoder, packing: Packing, kept: KeptPass | None = None, *, gradient_checkpointing: bool = False
+) -> torch.Tensor:
     """What the output layer is given in the states of ``packing``, those after the last tokens behind the others.
 
     Args:
         decoder: The model's weights; gradients reach them as through its own code.
         packing: What to read.
+        kept: What acting computed of these tokens; ``None``: everything is computed here.
         gradient_checkpointing: Whether each layer is computed again in the backward pass.
 
     Returns:
@@ -51,17 +55,23 @@ def read_packed(decoder: Decoder, packing: Packing, *, gradient_checkpointing: b
     # Sums over many layers stay in float32; where processors multiply in less, the factors are rounded.
     wide = torch.float32 if precision in (torch.bfloat16, torch.float16) else precision
     x = embedding(packing.ids, decoder.embedding, decoder.padding_id).to(wide)
-    cos, sin = (part[:, None, : decoder.head_dim // 2] for part in decoder.rotary(packing.positions, wide))
-    turns = torch.complex(cos, sin)
-    # Attention in half precision pays on a GPU alone.
-    attending = wide if x.device.type == "cpu" else precision
-    masks = [_mask(bucket, attending, x.device) for bucket in packing.buckets]
-    for layer in decoder.layers:
-        arguments = (decoder, layer, packing.buckets, masks, turns)
-        if gradient_checkpointing and torch.is_grad_enabled():
-            x = checkpoint(_layer, x, *arguments, use_reentrant=False, preserve_rng_state=False)
-        else:
-            x = _layer(x, *arguments)
+    if kept is not None and not torch.is_grad_enabled():
+        x = kept.last
+    else:
+        cos, sin = (part[:, None, : decoder.head_dim // 2] for part in decoder.rotary(packing.positions, wide))
+        turns = torch.complex(cos, sin)
+        # Attention in half precision pays on a GPU alone.
+        attending = wide if x.device.type == "cpu" else precision
+        masks = [_mask(bucket, attending, x.device) for bucket in packing.buckets]
+        for index, layer in enumerate(decoder.layers):
+            arguments = (decoder, layer, packing.buckets, masks, turns)
+            if gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(_layer, x, *arguments, use_reentrant=False, preserve_rng_state=False)
+            elif kept is not None:
+                is_last = index + 1 == len(decoder.layers)
+                x = _layer(x, *arguments, kept.layer(index), kept.last if is_last else None)
+            else:
+                x = _layer(x, *arguments)
     wanted = packing.states if packing.last_states is None else torch.cat([packing.states, packing.last_states])
     normed: torch.Tensor = RMSNorm.apply(x.index_select(0, wanted), decoder.norm, decoder.epsilon)
     return normed
@@ -74,14 +84,16 @@ def _layer(
     buckets: tuple[Bucket, ...],
     masks: list[_Mask],
     turns: torch.Tensor,
+    kept: KeptLayer | None = None,
+    last: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """``(n, H)`` from ``(n, H)``."""
+    """``(n, H)`` from ``(n, H)``; for the last arguments see :class:`~llmgym.agents.fused_functions.AfterAttention`."""
     heads = Heads(decoder.n_heads, decoder.n_key_heads, decoder.head_dim)
     matrices = (layer.q.weight, layer.k.weight, layer.v.weight, layer.q.bias, layer.k.bias, layer.v.bias)
     geometry = (heads, decoder.epsilon, buckets)
-    parts = BeforeAttention.apply(x, layer.input_norm, layer.q_norm, layer.k_norm, turns, geometry, *matrices)
+    parts = BeforeAttention.apply(x, layer.input_norm, layer.q_norm, layer.k_norm, turns, geometry, kept, *matrices)
     attended = [
-        attend(queries, keys_and_values, mask)
+        attend(queries, keys_and_values, mask, wanted=kept is None)
         for queries, keys_and_values, mask in zip(parts[::2], parts[1::2], masks, strict=True)
     ]
     mlp = (layer.o, layer.gate, layer.up, layer.down)
@@ -89,6 +101,8 @@ def _layer(
         x,
         layer.post_norm,
         (decoder.epsilon, buckets),
+        kept,
+        last,
         *(linear.weight for linear in mlp),
         *(linear.bias for linear in mlp),
         *attended,
@@ -96,11 +110,14 @@ def _layer(
     return after
 
 
-def attend(queries: torch.Tensor, keys_and_values: torch.Tensor, mask: _Mask) -> torch.Tensor:
-    """``(b, T, heads, d)`` from queries like it and keys and values ``(b, K, 2, key_heads, d)``."""
+def attend(queries: torch.Tensor, keys_and_values: torch.Tensor, mask: _Mask, *, wanted: bool = True) -> torch.Tensor:
+    """``(b, T, heads, d)`` from queries like it and keys and values ``(b, K, 2, key_heads, d)``.
+
+    Where it is not ``wanted``, and known already, only its gradient is right.
+    """
     queries, keys_and_values = queries.to(mask.precision), keys_and_values.to(mask.precision)
     if mask.short:
-        attended: torch.Tensor = ShortAttention.apply(queries, keys_and_values, mask.added)
+        attended: torch.Tensor = ShortAttention.apply(queries, keys_and_values, mask.added, wanted)
         return attended
     keys, values = keys_and_values.transpose(1, 3).unbind(2)
     shared = queries.shape[2] // keys.shape[1]

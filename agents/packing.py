@@ -8,7 +8,7 @@ one sequence with it, which is the cheaper way to the same numbers. No model in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ class Bucket:
     """Sequences of like length whose attention is computed at once: ``b`` of them, at most ``T`` tokens long.
 
     Attributes:
-        rows: The packed rows that hold their tokens.
+        rows: The packed rows that hold their tokens, one sequence after the other.
         shape: ``(b, T)``.
         places: ``(b * T,)`` int64. The packed row at each place, any at padding; ``None``: all are ``T`` long.
         inverse: ``(rows,)`` int64. The place of each packed row; ``None`` likewise.
@@ -35,12 +35,18 @@ class Bucket:
             plain causal sequence.
     """
 
-    rows: slice
+    rows: slice | torch.Tensor
     shape: tuple[int, int]
     places: torch.Tensor | None
     inverse: torch.Tensor | None
     keys: torch.Tensor | None
     ahead: torch.Tensor | None
+
+    def moved(self, to: torch.Tensor) -> Bucket:
+        """The same sequences where packed row ``i`` has become ``to[i]``."""
+        rows = to[self.rows]
+        places = rows if self.places is None else to[self.places]
+        return replace(self, rows=rows, places=places, keys=None if self.keys is None else to[self.keys])
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,7 @@ class Packing:
         buckets: One after the other they are all the packed rows.
         states: ``(m,)`` int64. Packed rows in whose state a policy chose a token, in the order of the response mask.
         last_states: ``(B,)`` int64. The same after the last token of each response; ``None`` if not asked for.
+        responses: ``(n,)`` int64. A response in whose transcript each token is.
     """
 
     ids: torch.Tensor
@@ -60,6 +67,21 @@ class Packing:
     buckets: tuple[Bucket, ...]
     states: torch.Tensor
     last_states: torch.Tensor | None
+    responses: Ints
+
+    def moved(self, to: Ints, n: int) -> Packing:
+        """The same pass where packed row ``i`` has become ``to[i]`` of ``n``; what is in others is read by nobody."""
+        index = torch.from_numpy(to).to(self.ids.device)
+        responses = np.zeros(n, dtype=np.int64)
+        responses[to] = self.responses
+        return Packing(
+            ids=self.ids.new_zeros(n).index_copy_(0, index, self.ids),
+            positions=self.positions.new_zeros(n).index_copy_(0, index, self.positions),
+            buckets=tuple(bucket.moved(index) for bucket in self.buckets),
+            states=index[self.states],
+            last_states=None if self.last_states is None else index[self.last_states],
+            responses=responses,
+        )
 
 
 @dataclass(frozen=True)
@@ -105,7 +127,7 @@ def pack(
     index = prompt_index.cpu().numpy()
     prompt = prompt_lengths.cpu().numpy()[index]  # (B,)
     mask = response_mask.cpu().numpy()
-    chosen = np.where(mask.any(1), mask.shape[1] - mask[:, ::-1].argmax(1), 0)  # tokens up to the last chosen one
+    chosen = _up_to_last(mask)
     ends = chosen if response_lengths is None else response_lengths.cpu().numpy()
     # The last token predicts nothing that was chosen: it is fed only where the state after it is wanted.
     fed = ends if with_last else np.maximum(chosen - 1, 0)
@@ -133,7 +155,37 @@ def pack(
         buckets=tuple(_buckets(sequences, device)),
         states=states(*mask.nonzero()),
         last_states=states(np.arange(len(ends)), ends) if with_last else None,
+        responses=row,
     )
+
+
+def transcripts(
+    prompt_ids: torch.Tensor,
+    prompt_lengths: torch.Tensor,
+    response_ids: torch.Tensor,
+    response_mask: torch.Tensor,
+    prompt_index: torch.Tensor,
+) -> list[Ints]:
+    """The tokens of each response that :func:`pack` feeds, its prompt's first; without last states.
+
+    Args:
+        prompt_ids: ``(P, L)`` int64, padded right.
+        prompt_lengths: ``(P,)`` int64, at least 1.
+        response_ids: ``(B, T)`` int64, padded right.
+        response_mask: ``(B, T)`` bool. True where the policy chose the token.
+        prompt_index: ``(B,)`` int64. The prompt of each response.
+    """
+    prompts, lengths, index = prompt_ids.cpu().numpy(), prompt_lengths.cpu().numpy(), prompt_index.cpu().numpy()
+    responses, fed = response_ids.cpu().numpy(), np.maximum(_up_to_last(response_mask.cpu().numpy()) - 1, 0)
+    return [
+        np.concatenate([prompts[prompt, : lengths[prompt]], response[:n]])
+        for prompt, response, n in zip(index, responses, fed, strict=True)
+    ]
+
+
+def _up_to_last(mask: npt.NDArray[np.bool_]) -> Ints:
+    """``(B,)``: how many tokens of each response there are up to the last one that the policy chose."""
+    return np.where(mask.any(1), mask.shape[1] - mask[:, ::-1].argmax(1), 0)
 
 
 def _sequences(index: Ints, prompt: Ints, fed: Ints) -> tuple[_Sequences, Ints]:

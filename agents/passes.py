@@ -20,6 +20,9 @@ from llmgym.agents.rollout_batches import Ints
 #: Prompt tokens whose states are held at once where no gradient is wanted.
 _PROMPT_TOKENS = 16_384
 
+#: How many times as many tokens go through a pass that finds its activations in memory already.
+_KEPT_SHARE = 2
+
 #: Keyword arguments of ``Policy.logprobs`` and ``Critic.values`` that say what to read.
 Inputs = dict[str, Any]
 
@@ -91,7 +94,7 @@ def backward(
 def _microbatches(data: RolloutTensors, groups: Ints, max_tokens: int, states: PromptStates) -> Iterator[Microbatch]:
     """Groups together where a pass reads their prompts with them, and without padding; else like lengths together."""
     if states.read_with_responses:
-        return data.packed_microbatches(groups, max_tokens)
+        return data.packed_microbatches(groups, _KEPT_SHARE * max_tokens if states.kept else max_tokens)
     return data.microbatches(groups, max_tokens)
 
 

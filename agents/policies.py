@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Self
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel
 
+from llmgym.agents.activations import Activations
 from llmgym.agents.architectures import read_decoder
 from llmgym.agents.attention import prefer_fast_attention
 from llmgym.agents.fused_decoding import FusedDecoder
@@ -49,6 +51,9 @@ WAIT = -1
 #: Numbers in the float32 logits that learning has at once, 64 MiB of them.
 _MAX_LOGITS = 2**24
 
+#: Memory for what acting computes, 512 MiB.
+_MAX_KEPT_BYTES = 2**29
+
 
 class Policy(TokenDistribution):
     """A causal language model that plays token environments.
@@ -77,6 +82,8 @@ class Policy(TokenDistribution):
             where a slot waited. ``None`` without a value head.
         last_allowed: ``(N, ceil(n_actions / 8))`` uint8, as ``numpy.packbits`` has it: the tokens that each slot could
             draw in the last :meth:`act`, nothing where it waited. ``None`` where neither top-k nor top-p is on.
+        max_kept_bytes: Memory for what acting computes, where that is kept for learning: see
+            :meth:`keeping_activations`. What does not fit is computed again.
         max_logits: Numbers in the float32 logits that learning has at once. More tokens than that are scored in chunks,
             whose logits are computed again in the backward pass.
 
@@ -115,8 +122,10 @@ class Policy(TokenDistribution):
         self.max_logits = _MAX_LOGITS
         self.value_head: Callable[[torch.Tensor], torch.Tensor] | None = None
         self.last_values: npt.NDArray[np.float32] | None = None
+        self.max_kept_bytes = _MAX_KEPT_BYTES
         self._slots: SlotRows | None = None
         self._decoder: SlotDecoder | None = None
+        self._keeps = False
         self._was_told_to_forget = False
 
     @classmethod
@@ -258,7 +267,30 @@ class Policy(TokenDistribution):
         """Drop all that was remembered of the slots; needed after the weights changed, or what computes them."""
         if self._slots is not None:
             self._slots.release_all()
+        if self._activations is not None:
+            self._activations.end()
         self._was_told_to_forget = True
+
+    @contextmanager
+    def keeping_activations(self) -> Iterator[None]:
+        """Within the context, what :meth:`act` computes is kept; afterwards learning from it begins with that.
+
+        The first pass over the same tokens, with the same weights, then needs no forward pass of its own, a quarter of
+        the whole work. The results are the same up to rounding. On a CPU, for architectures that llmgym's own code
+        runs, without gradient checkpointing; for others nothing is kept.
+        """
+        self.forget()
+        self._keeps = True
+        try:
+            yield
+        finally:
+            self._keeps = False
+            if isinstance(self._decoder, FusedDecoder):
+                self._decoder.keeps = False
+
+    @property
+    def _activations(self) -> Activations | None:
+        return self._decoder.activations if isinstance(self._decoder, FusedDecoder) else None
 
     @torch.no_grad()
     def act(
@@ -293,7 +325,10 @@ class Policy(TokenDistribution):
         live = np.ones(n_slots, dtype=bool) if waiting is None else ~waiting
         known = slots.row >= 0
         fresh = live & ~known if restarted is None else live & (restarted | ~known)
-        slots.release(np.flatnonzero(known & (fresh | ~live)))
+        released = np.flatnonzero(known & (fresh | ~live))
+        slots.release(released)
+        if self._activations is not None:
+            self._activations.end(released)
 
         lengths = np.asarray(observations["attention_mask"]).sum(axis=1, dtype=np.int64)
         actions = np.full(n_slots, WAIT, dtype=np.int64)
@@ -319,6 +354,8 @@ class Policy(TokenDistribution):
     ) -> tuple[IntArray, npt.NDArray[np.float32]]:
         """Tokens and log-probabilities ``(n_rows,)``, in the order of rows; ``acting`` are their slots."""
         logits, hidden = decoder.advance(feed)
+        if isinstance(decoder, FusedDecoder) and decoder.keeps:
+            decoder.activations.note(feed, acting)
         values = [] if self.value_head is None else [self.value_head(hidden)]
         logits = self.shaped(logits, torch.from_numpy(feed.last).to(logits.device))
         if self.last_allowed is not None:
@@ -352,6 +389,8 @@ class Policy(TokenDistribution):
                 slots = SlotRows(n_slots, chosen.cache)
             self._slots, self._decoder, decoder = slots, chosen, chosen
             self._was_told_to_forget = False
+            if self._keeps and isinstance(chosen, FusedDecoder) and not chosen.keeps:
+                chosen.keep_activations(self.max_kept_bytes)
         return slots, decoder
 
     def _decoder_for(self, n_slots: int, present: SlotDecoder | None) -> SlotDecoder:
@@ -381,7 +420,7 @@ class Policy(TokenDistribution):
 
     def prompt_states(self, prompt_ids: torch.Tensor, prompt_lengths: torch.Tensor) -> PromptStates:
         """Keys and values of each prompt but its last token, with gradient: computed once for a whole group."""
-        return self._trunk.prompt_states(prompt_ids, prompt_lengths)
+        return self._trunk.prompt_states(prompt_ids, prompt_lengths, self._activations)
 
     def logprobs(
         self,
@@ -438,6 +477,7 @@ class Policy(TokenDistribution):
             prompt_index=prompt_index,
             response_lengths=response_lengths,
             with_last=value_head is not None and with_last_values,
+            activations=self._activations,
         )
         chosen, sets = response_ids[response_mask], None if allowed is None else allowed[response_mask]
         if sets is not None and not in_sets(sets, chosen).all():

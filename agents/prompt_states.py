@@ -21,6 +21,7 @@ class PromptStates:
         key_positions: ``(P, width)``. Positions, :attr:`AttentionMasks.NEVER` where a prompt is shorter.
         read_with_responses: Whether there is nothing here, because each pass reads the prompts of its responses itself:
             a prompt is then computed once in a pass, however many of its responses are in it.
+        kept: Whether passes begin with what acting computed, and so need less memory of their own.
     """
 
     def __init__(
@@ -29,7 +30,9 @@ class PromptStates:
         key_positions: torch.Tensor,
         *,
         read_with_responses: bool = False,
+        kept: bool = False,
     ) -> None:
+        self.kept = kept
         self.layers = layers
         self.key_positions = key_positions
         self.read_with_responses = read_with_responses
@@ -38,7 +41,7 @@ class PromptStates:
         """Leaves with the same values: their gradients add up over microbatches, see :meth:`backward`."""
         # Adapters on the queries alone leave keys and values without a gradient.
         leaves = [(_leaf(keys), _leaf(values)) for keys, values in self.layers]
-        return PromptStates(leaves, self.key_positions, read_with_responses=self.read_with_responses)
+        return PromptStates(leaves, self.key_positions, read_with_responses=self.read_with_responses, kept=self.kept)
 
     def backward(self, leaves: PromptStates) -> None:
         """Send the gradients that gathered in ``leaves`` on into the model."""

@@ -19,8 +19,8 @@ short responses would be over-represented. What happens at the end of an episode
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from llmgym.agents.policies import Policy
-from llmgym.agents.rollout_batches import Bools, Bytes, Floats, Ints, RolloutBatch, padded_left
+from llmgym.agents.rollout_batches import Bools, Bytes, Floats, Ints, RolloutBatch
 from llmgym.errors import InvalidOptionError, LLMGymError
 
 __all__ = ["Bools", "Bytes", "Floats", "Ints", "RolloutBatch", "check_spaces", "collect"]
@@ -37,24 +37,6 @@ __all__ = ["Bools", "Bytes", "Floats", "Ints", "RolloutBatch", "check_spaces", "
 #: With autoreset disabled, finished groups are reset together once they are this share of the slots: entering prompts
 #: costs a forward pass of its own, and with few new rows that pass is mostly overhead.
 _REFILL_SHARE = 0.25
-
-
-@dataclass(slots=True)
-class _Episode:
-    """The record of a finished episode."""
-
-    ids: Ints
-    prompt_length: int
-    chosen: Bools
-    logprobs: npt.NDArray[np.float32]
-    rewards: Floats
-    step_index: Ints
-    allowed: list[Bytes]  # one for each token chosen; empty where the policy left no token out
-    values: npt.NDArray[np.float32]
-    components: dict[str, float]
-    stop_reason: str
-    unverifiable: bool | None
-    terminated: bool
 
 
 def collect(
@@ -115,7 +97,6 @@ class _Collector:
     first_problem_seed: int | None = None
     env_seconds: float = 0.0
     policy_seconds: float = 0.0
-    episodes: dict[tuple[int, int, int], _Episode] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         width, n_actions = check_spaces(self.envs)
@@ -141,18 +122,26 @@ class _Collector:
         quota = np.full(self.n_blocks, total // self.n_blocks) + (np.arange(self.n_blocks) < total % self.n_blocks)
         self.quota = np.repeat(quota, self.group_size)  # (N,) episodes due of each slot
 
-        self.chosen = np.zeros((n, width), dtype=bool)
-        self.tokens = np.zeros((n, width), dtype=np.int64)
-        self.logprobs = np.zeros((n, width), dtype=np.float32)
-        self.values = np.zeros((n, width), dtype=np.float32)
-        self.rewards = np.zeros((n, width))
-        self.step_index = np.zeros((n, width), dtype=np.int64)
+        self.n_played = np.zeros(n, dtype=np.int64)  # episodes finished in each slot
         self.n_steps_closed = np.zeros(n, dtype=np.int64)
         self.counts_steps = True  # whether every info has said how many reasoning steps are closed
-        self.allowed: list[list[Bytes]] = [[] for _ in range(n)]
-        self.components: dict[str, Floats] = {}
-        self.prompt_length = np.zeros(n, dtype=np.int64)
-        self.n_played = np.zeros(n, dtype=np.int64)  # episodes finished in each slot
+
+        # The record: a row for each episode of the batch, in its order, and a column for each token of the transcript.
+        n_episodes = total * self.group_size
+        shape = (n_episodes, width)
+        self.ids = np.zeros(shape, dtype=np.int64)
+        self.chosen = np.zeros(shape, dtype=bool)
+        self.logprobs = np.zeros(shape, dtype=np.float32)
+        self.values = np.zeros(shape, dtype=np.float32)
+        self.rewards = np.zeros(shape)
+        self.step_index = np.zeros(shape, dtype=np.int64)
+        self.allowed: list[list[Bytes]] = [[] for _ in range(n_episodes)]  # for each token chosen
+        self.components: dict[str, Floats] = {}  # (n_episodes,) each
+        self.prompt_lengths = np.zeros(n_episodes, dtype=np.int64)
+        self.lengths = np.zeros(n_episodes, dtype=np.int64)
+        self.terminated = np.zeros(n_episodes, dtype=bool)
+        self.stop_reasons = [""] * n_episodes
+        self.unverifiable: list[bool | None] = [None] * n_episodes
         self.n_dropped = 0
 
     def run(self, seed: int | None) -> RolloutBatch:
@@ -165,34 +154,41 @@ class _Collector:
         over = np.zeros(self.n, dtype=bool)
         while not spent.all():
             lengths = _lengths(observations)
-            self.prompt_length[restarted] = lengths[restarted]
+            begun = np.flatnonzero(restarted & ~spent)
+            self.prompt_lengths[self._rows(begun)] = lengths[begun]
             clock = time.perf_counter()
             actions, logprobs = self.policy.act(observations, restarted, idle)
             clock = self._took("policy_seconds", clock)
             # Only a finished slot can wait; with more blocks than problems, some sit out an episode that goes on.
             actions = np.where(idle & ~over if self.mode is AutoresetMode.DISABLED else idle, 0, actions)
             acting = np.flatnonzero(~idle)
-            at = lengths[acting]
-            self.chosen[acting, at] = True
-            self.tokens[acting, at] = actions[acting]
-            self.logprobs[acting, at] = logprobs[acting]
-            self.step_index[acting, at] = self.n_steps_closed[acting]
+            row, at = self._rows(acting), lengths[acting]
+            self.chosen[row, at] = True
+            self.ids[row, at] = actions[acting]
+            self.logprobs[row, at] = logprobs[acting]
+            self.step_index[row, at] = self.n_steps_closed[acting]
             if self.policy.last_values is not None:
-                self.values[acting, at] = self.policy.last_values[acting]
-            self._keep_allowed(acting)
+                self.values[row, at] = self.policy.last_values[acting]
+            self._keep_allowed(acting, row)
             clock = time.perf_counter()
             following, rewards, terminated, truncated, infos = self.envs.step(actions)
             self._took("env_seconds", clock)
-            self.rewards[acting, at] = rewards[acting]
+            self.rewards[row, at] = rewards[acting]
             over = terminated | truncated
             ended = np.flatnonzero(over & ~idle)
-            self._add_components(infos, acting)
+            self._add_components(infos, acting, row)
             self._count_steps(infos, acting)
-            for slot in ended:
-                self._finish(int(slot), observations, int(lengths[slot]), infos, bool(terminated[slot]))
+            if len(ended):
+                self._finish(ended, observations, lengths[ended], infos, terminated[ended])
             observations, restarted, idle = self._go_on(following, over, ended, idle)
             spent = self.n_played >= self.quota
         return self._batch(time.perf_counter() - started)
+
+    def _rows(self, slots: Ints) -> Ints:
+        """The row of the record that each of ``slots`` writes to; only of those with a problem left to play."""
+        block, member = np.divmod(slots, self.group_size)
+        rows: Ints = (self.n_played[slots] * self.n_blocks + block) * self.group_size + member
+        return rows
 
     def _took(self, what: str, since: float) -> float:
         now = time.perf_counter()
@@ -251,125 +247,114 @@ class _Collector:
         # An episode that ended and was reset in the same step says 0 here; what it ended with is asked by nobody.
         self.n_steps_closed = np.where(said, infos["n_reasoning_steps"], self.n_steps_closed)
 
-    def _keep_allowed(self, acting: Ints) -> None:
+    def _keep_allowed(self, acting: Ints, row: Ints) -> None:
         allowed = self.policy.last_allowed
         if allowed is None:
             return
-        for slot, row in zip(acting.tolist(), allowed[acting], strict=True):  # copies; of the acting slots alone
-            self.allowed[slot].append(row)
+        for episode, tokens in zip(row.tolist(), allowed[acting], strict=True):  # copies; of the acting slots alone
+            self.allowed[episode].append(tokens)
 
-    def _add_components(self, infos: Mapping[str, Any], acting: Ints) -> None:
+    def _add_components(self, infos: Mapping[str, Any], slots: Ints, row: Ints) -> None:
         for name, values in infos.get("reward_components", {}).items():
             if name.startswith("_"):  # Gymnasium's masks of who reported
                 continue
             if name not in self.components:
-                self.components[name] = np.zeros(self.n)
-            self.components[name][acting] += np.asarray(values, dtype=np.float64)[acting]
+                self.components[name] = np.zeros(len(self.lengths))
+            self.components[name][row] += np.asarray(values, dtype=np.float64)[slots]
 
     def _finish(
-        self, slot: int, observations: Mapping[str, npt.NDArray[Any]], length: int, infos: Mapping[str, Any], ok: bool
+        self,
+        slots: Ints,
+        observations: Mapping[str, npt.NDArray[Any]],
+        lengths: Ints,
+        infos: Mapping[str, Any],
+        terminated: Bools,
     ) -> None:
-        """Put the finished episode of ``slot`` on record; ``length`` is that of the last observation acted on."""
+        """Put the episodes on record that ended in ``slots``; ``lengths`` are those of the last observations."""
+        row = self._rows(slots)
         final = infos.get("final_info", {}) if self.mode is AutoresetMode.SAME_STEP else infos
-        components = {name: float(values[slot]) for name, values in self.components.items()}
         if final is not infos:  # the last step of an episode reports apart in this mode
-            for name, values in final.get("reward_components", {}).items():
-                if not name.startswith("_"):
-                    components[name] = components.get(name, 0.0) + float(values[slot])
-        ids = np.append(np.asarray(observations["input_ids"])[slot, :length], self.tokens[slot, length]).astype(
-            np.int64
-        )
-        chosen = self.chosen[slot, : length + 1].copy()
-        if not np.array_equal(ids[chosen], self.tokens[slot, : length + 1][chosen]):
+            self._add_components(final, slots, row)
+        longest = int(lengths.max()) + 1
+        written, chosen = self.ids[row, :longest], self.chosen[row, :longest]
+        # The last observation shows everything but the last action.
+        shown = np.asarray(observations["input_ids"])[slots, :longest].astype(np.int64)
+        ids = np.where(np.arange(longest) < lengths[:, None], shown, written)
+        wrong = (chosen & (ids != written)).any(1)
+        if wrong.any():
+            first = int(np.argmax(wrong))
+            here = chosen[first]
             raise LLMGymError(
-                f"Expected every action to be appended to the observation of slot {slot}, actual: "
-                f"{ids[chosen].tolist()} after the actions {self.tokens[slot, : length + 1][chosen].tolist()}. "
+                f"Expected every action to be appended to the observation of slot {slots[first]}, actual: "
+                f"{ids[first][here].tolist()} after the actions {written[first][here].tolist()}. "
                 "An environment for these agents keeps what was written."
             )
+        self.ids[row, :longest] = ids
+        self.lengths[row], self.terminated[row] = lengths + 1, terminated
         reasons = final.get("stop_reason")
-        reason = str(reasons[slot]) if reasons is not None and reasons[slot] else ("terminated" if ok else "truncated")
-        block, member = divmod(slot, self.group_size)
-        self.episodes[block, int(self.n_played[slot]), member] = _Episode(
-            ids=ids,
-            prompt_length=int(self.prompt_length[slot]),
-            chosen=chosen,
-            logprobs=self.logprobs[slot, : length + 1].copy(),
-            rewards=self.rewards[slot, : length + 1].copy(),
-            step_index=self.step_index[slot, : length + 1].copy(),
-            allowed=self.allowed[slot],
-            values=self.values[slot, : length + 1].copy(),
-            components=components,
-            stop_reason=reason,
-            unverifiable=_is_unverifiable(final, slot),
-            terminated=ok,
-        )
-        self.n_played[slot] += 1
-        for stored in (self.chosen, self.logprobs, self.values, self.rewards, self.step_index):
-            stored[slot] = 0
-        self.allowed[slot] = []
-        for values in self.components.values():
-            values[slot] = 0.0
+        for slot, episode, ok in zip(slots.tolist(), row.tolist(), terminated.tolist(), strict=True):
+            said = None if reasons is None else reasons[slot]
+            self.stop_reasons[episode] = str(said) if said else ("terminated" if ok else "truncated")
+            self.unverifiable[episode] = _is_unverifiable(final, slot)
+        self.n_played[slots] += 1
 
     def _batch(self, seconds: float) -> RolloutBatch:
-        # Problems in the order in which they were posed: the first of each block, then the second, ...
-        keys = sorted(self.episodes, key=lambda key: (key[1], key[0], key[2]))
-        episodes = [self.episodes[key] for key in keys]
-        self._check_groups(episodes)
-        prompts = [episode.ids[: episode.prompt_length] for episode in episodes]
-        lengths = np.array([len(episode.ids) - episode.prompt_length for episode in episodes])
-        shape = (len(episodes), int(lengths.max()))
-        batch = RolloutBatch(
+        begin, lengths = self.prompt_lengths, self.lengths - self.prompt_lengths
+        columns = begin[:, None] + np.arange(int(lengths.max()))
+        inside = columns < self.lengths[:, None]
+        columns = np.minimum(columns, self.ids.shape[1] - 1)
+
+        def response(record: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            """``(n_episodes, T)``, 0 after the end."""
+            return np.where(inside, np.take_along_axis(record, columns, axis=1), np.zeros((), record.dtype))
+
+        before = np.arange(int(begin.max())) - int(begin.max()) + begin[:, None]
+        prompts = np.where(before < 0, 0, np.take_along_axis(self.ids, np.maximum(before, 0), axis=1))
+        self._check_groups(prompts)
+        mask = response(self.chosen)
+        return RolloutBatch(
             group_size=self.group_size,
-            prompt_ids=padded_left(prompts),
-            prompt_lengths=np.array([len(prompt) for prompt in prompts]),
-            response_ids=np.zeros(shape, dtype=np.int64),
+            prompt_ids=prompts,
+            prompt_lengths=begin,
+            response_ids=response(self.ids),
             response_lengths=lengths,
-            response_mask=np.zeros(shape, dtype=bool),
-            old_logprobs=np.zeros(shape, dtype=np.float32),
-            rewards=np.zeros(shape),
-            reward_components={
-                name: np.array([episode.components.get(name, 0.0) for episode in episodes])
-                for name in sorted({name for episode in episodes for name in episode.components})
-            },
-            stop_reasons=[episode.stop_reason for episode in episodes],
+            response_mask=mask,
+            old_logprobs=response(self.logprobs),
+            rewards=response(self.rewards),
+            reward_components={name: self.components[name] for name in sorted(self.components)},
+            stop_reasons=self.stop_reasons,
             unverifiable=(
                 None
-                if all(episode.unverifiable is None for episode in episodes)
-                else np.array([bool(episode.unverifiable) for episode in episodes])
+                if all(said is None for said in self.unverifiable)
+                else np.array([bool(said) for said in self.unverifiable])
             ),
-            terminated=np.array([episode.terminated for episode in episodes]),
+            terminated=self.terminated,
             env_seconds=self.env_seconds,
             policy_seconds=self.policy_seconds,
             seconds=seconds,
             n_dropped=self.n_dropped,
-            step_index=np.zeros(shape, dtype=np.int64) if self.counts_steps else None,
-            allowed=_empty_sets(episodes, shape),
-            values=None if self.policy.last_values is None else np.zeros(shape, dtype=np.float32),
+            step_index=response(self.step_index) if self.counts_steps else None,
+            allowed=self._sets(mask),
+            values=None if self.policy.last_values is None else response(self.values),
         )
-        for row, episode in enumerate(episodes):
-            begin, n = episode.prompt_length, lengths[row]
-            batch.response_ids[row, :n] = episode.ids[begin:]
-            batch.response_mask[row, :n] = episode.chosen[begin:]
-            batch.old_logprobs[row, :n] = episode.logprobs[begin:]
-            batch.rewards[row, :n] = episode.rewards[begin:]
-            if batch.step_index is not None:
-                batch.step_index[row, :n] = episode.step_index[begin:]
-            if batch.values is not None:
-                batch.values[row, :n] = episode.values[begin:]
-            if batch.allowed is not None:
-                batch.allowed[row, batch.response_mask[row]] = episode.allowed
-        return batch
 
-    def _check_groups(self, episodes: Sequence[_Episode]) -> None:
-        for first in range(0, len(episodes), self.group_size):
-            group = [
-                episode.ids[: episode.prompt_length].tolist() for episode in episodes[first : first + self.group_size]
-            ]
-            if any(prompt != group[0] for prompt in group):
-                raise LLMGymError(
-                    f"Expected one prompt for each group of {self.group_size} responses, actual: different ones. "
-                    'The vector environment has to honour reset(options={"group_size": G}), or equal seeds.'
-                )
+    def _sets(self, mask: Bools) -> Bytes | None:
+        """The sets of tokens that could be sampled; ``None`` where the policy kept none."""
+        if not self.allowed[0]:
+            return None
+        sets = np.zeros((*mask.shape, len(self.allowed[0][0])), dtype=np.uint8)
+        for row, kept in enumerate(self.allowed):
+            sets[row, mask[row]] = kept
+        return sets
+
+    def _check_groups(self, prompts: Ints) -> None:
+        groups = prompts.reshape(-1, self.group_size, prompts.shape[1])
+        lengths = self.prompt_lengths.reshape(-1, self.group_size)
+        if (groups != groups[:, :1]).any() or (lengths != lengths[:, :1]).any():
+            raise LLMGymError(
+                f"Expected one prompt for each group of {self.group_size} responses, actual: different ones. "
+                'The vector environment has to honour reset(options={"group_size": G}), or equal seeds.'
+            )
 
 
 def _lengths(observations: Mapping[str, npt.NDArray[Any]]) -> Ints:
@@ -386,9 +371,3 @@ def _is_unverifiable(infos: Mapping[str, Any], slot: int) -> bool | None:
     verdicts = [said["verdict"] for said in details.values() if isinstance(said, Mapping) and "verdict" in said]
     said_here = [verdict[slot] for verdict in verdicts if verdict[slot]]
     return "unverifiable" in said_here if said_here else None
-
-
-def _empty_sets(episodes: Sequence[_Episode], shape: tuple[int, int]) -> Bytes | None:
-    """Room for the sets of tokens that could be sampled; ``None`` where the policy kept none."""
-    sets = episodes[0].allowed
-    return np.zeros((*shape, len(sets[0])), dtype=np.uint8) if sets else None

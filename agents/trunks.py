@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
+from llmgym.agents.activations import Activations, KeptPass
 from llmgym.agents.architectures import Decoder, read_decoder
 from llmgym.agents.attention import AttentionMasks
 from llmgym.agents.fused_learning import read_packed
@@ -105,13 +106,17 @@ class Trunk:
             )
         self._gradient_checkpointing = bool(value)
 
-    def prompt_states(self, prompt_ids: torch.Tensor, prompt_lengths: torch.Tensor) -> PromptStates:
+    def prompt_states(
+        self, prompt_ids: torch.Tensor, prompt_lengths: torch.Tensor, activations: Activations | None = None
+    ) -> PromptStates:
         """Keys and values of each prompt but its last token, with gradient: computed once for a whole group.
 
         Nothing is computed where :meth:`read` packs prompts with their responses.
         """
-        if self._known() is not None:
-            return PromptStates([], prompt_lengths.new_zeros(len(prompt_ids), 0), read_with_responses=True)
+        decoder = self._known()
+        if decoder is not None:
+            kept = activations is not None and not self._gradient_checkpointing and activations.are_of(decoder)
+            return PromptStates([], prompt_lengths.new_zeros(len(prompt_ids), 0), read_with_responses=True, kept=kept)
         return self._prompt_states(prompt_ids, prompt_lengths)
 
     def _prompt_states(self, prompt_ids: torch.Tensor, prompt_lengths: torch.Tensor) -> PromptStates:
@@ -138,6 +143,7 @@ class Trunk:
         prompt_index: torch.Tensor | None = None,
         response_lengths: torch.Tensor | None = None,
         with_last: bool = False,
+        activations: Activations | None = None,
     ) -> Reading:
         """Hidden states of the states in which a policy chose its tokens; responses attend to their prompts' states.
 
@@ -151,6 +157,7 @@ class Trunk:
             response_lengths: ``(B,)`` int64, what the environment wrote included. ``None``: a response ends with the
                 last token that the policy chose.
             with_last: Whether to read the state after the response's last token too.
+            activations: What acting computed; used where it has all the tokens, and the weights are still the same.
 
         Raises:
             ValueError: If the shapes disagree.
@@ -165,6 +172,11 @@ class Trunk:
         elif prompts is None or self._decoder is None:
             self._known()
         if self._decoder is not None:
+            if activations is not None and not with_last and not self._gradient_checkpointing:
+                tokens = (prompt_ids, prompt_lengths, response_ids, response_mask, prompt_index)
+                kept = activations.find(self._decoder, *tokens)
+                if kept is not None:
+                    return self._read_packed(self._decoder, *kept)
             packing = pack(
                 prompt_ids,
                 prompt_lengths,
@@ -203,8 +215,8 @@ class Trunk:
         self._decoder = read_decoder(self._model) if self.fused else None
         return self._decoder
 
-    def _read_packed(self, decoder: Decoder, packing: Packing) -> Reading:
-        hidden = read_packed(decoder, packing, gradient_checkpointing=self._gradient_checkpointing)
+    def _read_packed(self, decoder: Decoder, packing: Packing, kept: KeptPass | None = None) -> Reading:
+        hidden = read_packed(decoder, packing, kept, gradient_checkpointing=self._gradient_checkpointing)
         n = len(packing.states)
         return Reading(hidden[:n], packing.ids[packing.states], None if packing.last_states is None else hidden[n:])
 

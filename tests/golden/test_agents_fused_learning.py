@@ -239,7 +239,7 @@ def test_gradient_before_attention(with_gains: bool) -> None:
     def function(x: Any, gain: Any, *rest: Any) -> Any:
         q_gain, k_gain, q, k, v, *given = rest
         geometry = (heads, 1e-3, packing.buckets)
-        parts = list(BeforeAttention.apply(x, gain, q_gain, k_gain, turns, geometry, q, k, v, *given))
+        parts = list(BeforeAttention.apply(x, gain, q_gain, k_gain, turns, geometry, None, q, k, v, *given))
         for place, bucket in enumerate(packing.buckets):  # what stands at padding gets no gradient from attention
             if bucket.inverse is not None:
                 parts[2 * place] = parts[2 * place].flatten(0, 1)[bucket.inverse]
@@ -257,12 +257,12 @@ def test_gradient_of_attention() -> None:
     mask = torch.zeros(2, 1, 3, 5, dtype=torch.float64).masked_fill_(torch.rand(2, 1, 3, 5) < 0.3, float("-inf"))
     mask[..., 0] = 0.0
     queries, keys_and_values = numbers(2, 3, 4, 2), numbers(2, 5, 2, 2, 2)
-    assert gradcheck(lambda q, kv: ShortAttention.apply(q, kv, mask), (queries, keys_and_values))
+    assert gradcheck(lambda q, kv: ShortAttention.apply(q, kv, mask, True), (queries, keys_and_values))
     keys, values = keys_and_values.transpose(1, 3).unbind(2)
     expected = torch.nn.functional.scaled_dot_product_attention(
         queries.transpose(1, 2), keys, values, attn_mask=mask, enable_gqa=True
     )
-    assert torch.allclose(ShortAttention.apply(queries, keys_and_values, mask).transpose(1, 2), expected)
+    assert torch.allclose(ShortAttention.apply(queries, keys_and_values, mask, True).transpose(1, 2), expected)
 
 
 @pytest.mark.parametrize("with_biases", [False, True])
@@ -275,7 +275,7 @@ def test_gradient_after_attention(with_biases: bool) -> None:
     biases = (numbers(hidden), numbers(inner), numbers(inner), numbers(hidden)) if with_biases else (None,) * 4
 
     def function(x: Any, gain: Any, *rest: Any) -> Any:
-        return AfterAttention.apply(x, gain, (1e-3, packing.buckets), *rest)
+        return AfterAttention.apply(x, gain, (1e-3, packing.buckets), None, None, *rest)
 
     assert gradcheck(function, (numbers(n, hidden), numbers(hidden), *matrices, *biases, *attended))
 

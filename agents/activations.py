@@ -1,0 +1,251 @@
+"""What the layers computed while acting, kept for the first pass of learning with the same weights.
+
+A policy that has just acted knows the activations of every token it was fed: the ones that the forward pass of learning
+would compute again, a third of its arithmetic. Kept, learning begins with the backward pass. They are found by content:
+a transcript's tokens lead to where its activations lie, and they are used if all tokens of a pass are found and the
+weights are those they were computed with. In any other case, the second epoch of PPO for one, the pass is computed as
+ever, to the same numbers.
+
+Memory: what the forward pass of the whole rollout would keep. Up to a limit; beyond it nothing more is kept.
+
+Not for keys and values that acting itself reads: see :mod:`llmgym.agents.clocked_cache`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from llmgym.agents.architectures import Decoder, DecoderLayer
+from llmgym.agents.packing import Packing, pack, transcripts
+from llmgym.agents.slots import Feed, IntArray
+
+#: Share of everything kept from which a pass reads it where it lies, instead of copying what it needs.
+_MOST = 0.9
+
+
+class KeptLayer(NamedTuple):
+    """Of one layer and ``n`` tokens what its backward pass reads; queries and keys are in pairs.
+
+    ``H`` hidden size, ``A = heads * head_dim``, ``I`` intermediate size. A root is that of an RMS norm's mean square
+    and epsilon.
+    """
+
+    before: torch.Tensor  # (n, H) normalised, before attention
+    before_root: torch.Tensor  # (n, 1)
+    qkv: torch.Tensor  # (n, A + 2 * key_heads * head_dim) with biases, not rotated, nor normalised
+    mixed: torch.Tensor  # (n, A) what attention gave
+    after: torch.Tensor  # (n, H) normalised, before the MLP
+    after_root: torch.Tensor  # (n, 1)
+    opened: torch.Tensor  # (n, 2 * I) gate and up, with biases
+
+
+class Activations:
+    """Activations of one decoder, token after token in the order in which they were computed.
+
+    Args:
+        decoder: Of whose layers.
+        wide: Precision of the residual stream and of attention.
+        n_slots: Slots whose transcripts are fed.
+        max_bytes: How much is kept.
+
+    Attributes:
+        n_tokens: Tokens kept.
+        max_bytes: As given.
+    """
+
+    def __init__(self, decoder: Decoder, *, wide: torch.dtype, n_slots: int, max_bytes: int) -> None:
+        self.n_tokens, self.max_bytes = 0, max_bytes
+        self._weights = _fingerprint(decoder)
+        layers = [_shapes(decoder, layer, wide) for layer in decoder.layers]
+        n_hidden = decoder.embedding.shape[1]
+        of_token = n_hidden * wide.itemsize
+        of_token += sum(width * dtype.itemsize for shapes in layers for width, dtype in shapes)
+        self._capacity = max_bytes // of_token
+        # Memory that nobody writes to is not taken from the machine.
+        self._layers = [
+            KeptLayer(*(torch.empty(self._capacity, width, dtype=dtype) for width, dtype in shapes))
+            for shapes in layers
+        ]
+        self._last = torch.empty(self._capacity, n_hidden, dtype=wide)
+        self._starts: list[int | None] = []  # the first row of each pass of a step
+        self._rows: IntArray = np.zeros((n_slots, 0), dtype=np.int64)  # of each token fed to a slot; -1: not kept
+        self._ids: IntArray = np.zeros((n_slots, 0), dtype=np.int64)
+        self._lengths: IntArray = np.zeros(n_slots, dtype=np.int64)
+        self._found: dict[bytes, list[IntArray]] = {}  # the rows of whole transcripts, by their tokens
+
+    def begin(self, decoder: Decoder) -> None:
+        """Forget everything; what comes is computed with the weights as they are now. The memory is kept."""
+        self._weights, self.n_tokens = _fingerprint(decoder), 0
+        self._lengths[:] = 0
+        self._starts.clear()
+        self._found.clear()
+
+    # -- acting ------------------------------------------------------------------------------------------------------
+
+    def claim(self, m: int) -> slice | None:
+        """Rows for a pass of ``m`` tokens; ``None``: there is no room left."""
+        start = self.n_tokens
+        if start + m > self._capacity:
+            self._starts.append(None)
+            return None
+        self._starts.append(start)
+        self.n_tokens += m
+        return slice(start, start + m)
+
+    def layer(self, index: int, rows: slice) -> KeptLayer:
+        """Where a pass writes what it computes in a layer."""
+        return KeptLayer(*(states[rows] for states in self._layers[index]))
+
+    def keep_last(self, rows: slice, stream: torch.Tensor) -> None:
+        """Keep the residual stream ``(m, H)`` after the last layer."""
+        self._last[rows] = stream
+
+    def note(self, feed: Feed, slots: IntArray) -> None:
+        """Note which transcripts the tokens of a step belong to; ``slots`` ``(n_rows,)`` are those of the rows."""
+        longest = int(feed.lengths.max())
+        if longest > self._rows.shape[1]:
+            more = ((0, 0), (0, longest))
+            self._rows, self._ids = np.pad(self._rows, more, constant_values=-1), np.pad(self._ids, more)
+        n = len(feed.singles)
+        column = feed.lengths - 1
+        for (singles, blocks), start in zip(feed.in_passes(), self._starts, strict=True):
+            known = start is not None
+            at = (start or 0) + len(singles)
+            if len(singles):
+                self._rows[slots[:n], column[:n]] = np.arange(at - n, at) if known else -1
+                self._ids[slots[:n], column[:n]] = singles
+            for block in blocks:
+                b, q = block.tokens.shape
+                steps, counts = np.arange(q), block.counts[block.source][:, None]
+                taken = steps < counts
+                slot = np.broadcast_to(slots[block.rows][:, None], taken.shape)[taken]
+                place = (block.seen[block.source][:, None] + steps)[taken]
+                # A pass has the tokens of a sequence at the right end of its ``q`` places.
+                rows = (at + block.source[:, None] * q + q - counts + steps)[taken]
+                self._rows[slot, place] = rows if known else -1
+                self._ids[slot, place] = block.tokens[block.source][taken]
+                at += b * q
+        self._lengths[slots] = feed.lengths
+        self._starts.clear()
+
+    def end(self, slots: npt.ArrayLike | None = None) -> None:
+        """The transcripts of ``slots``, or of all, are whole: they can be found from now on."""
+        for slot in np.arange(len(self._lengths)) if slots is None else np.asarray(slots):
+            rows = self._rows[slot, : self._lengths[slot]]
+            if len(rows) and rows.min() >= 0:
+                self._found.setdefault(_key(self._ids[slot, : len(rows)]), []).append(rows.copy())
+            self._lengths[slot] = 0
+
+    # -- learning ----------------------------------------------------------------------------------------------------
+
+    def are_of(self, decoder: Decoder) -> bool:
+        """Whether anything is kept, and was computed with the weights as they are now."""
+        return self.n_tokens > 0 and _same(self._weights, _fingerprint(decoder))
+
+    def find(
+        self,
+        decoder: Decoder,
+        prompt_ids: torch.Tensor,
+        prompt_lengths: torch.Tensor,
+        response_ids: torch.Tensor,
+        response_mask: torch.Tensor,
+        prompt_index: torch.Tensor,
+    ) -> tuple[Packing, KeptPass] | None:
+        """A pass over responses, and what is kept of its tokens; arguments are those of :func:`~.packing.pack`.
+
+        ``None`` if a token is not kept, or the weights have changed.
+        """
+        if not self.are_of(decoder):
+            return None
+        self.end()
+        of_responses = self._rows_of(transcripts(prompt_ids, prompt_lengths, response_ids, response_mask, prompt_index))
+        if of_responses is None:
+            return None
+        # Prompts that were read as one are one.
+        prompts = np.stack([[rows[0] for rows in of_responses], prompt_lengths[prompt_index].numpy()])
+        _, holder, same = np.unique(prompts, axis=1, return_index=True, return_inverse=True)
+        index = prompt_index[torch.from_numpy(holder)][torch.from_numpy(same.reshape(-1))]
+        packing = pack(prompt_ids, prompt_lengths, response_ids, response_mask, index)
+        starts = np.cumsum([0, *map(len, of_responses)])[packing.responses]
+        return self._pass(packing, np.concatenate(of_responses)[starts + packing.positions.numpy()])
+
+    def _rows_of(self, tokens: list[IntArray]) -> list[IntArray] | None:
+        """Rows of each transcript; where one was played twice, each of the two has rows of its own."""
+        found, n_given = [], dict[bytes, int]()
+        for transcript in tokens:
+            key = _key(transcript)
+            place = n_given.get(key, 0)
+            rows = self._found.get(key, [])
+            if place >= len(rows):
+                return None
+            found.append(rows[place])
+            n_given[key] = place + 1
+        return found
+
+    def _pass(self, packing: Packing, rows: IntArray) -> tuple[Packing, KeptPass] | None:
+        """The tokens of ``packing`` in the order in which they are kept; ``rows`` ``(n,)`` says where each is.
+
+        ``None`` if two tokens have one row, which learning has to tell apart.
+        """
+        wanted = np.unique(rows)
+        if len(wanted) < len(rows):
+            return None
+        if len(rows) >= _MOST * self.n_tokens:  # others get no gradient
+            return packing.moved(rows, self.n_tokens), KeptPass(self, None)
+        place = np.empty(self.n_tokens, dtype=np.int64)
+        place[wanted] = np.arange(len(wanted))
+        return packing.moved(place[rows], len(wanted)), KeptPass(self, torch.from_numpy(wanted))
+
+
+class KeptPass:
+    """Activations of the tokens of one pass of learning.
+
+    Args:
+        everything: Of all tokens.
+        rows: ``(n,)`` int64. Those of the pass; ``None``: all that are kept.
+    """
+
+    def __init__(self, everything: Activations, rows: torch.Tensor | None) -> None:
+        self._of, self._rows = everything, rows
+
+    def layer(self, index: int) -> KeptLayer:
+        """Those of a layer."""
+        return KeptLayer(*map(self._taken, self._of._layers[index]))
+
+    @property
+    def last(self) -> torch.Tensor:
+        """``(n, H)``. The residual stream after the last layer."""
+        return self._taken(self._of._last)
+
+    def _taken(self, states: torch.Tensor) -> torch.Tensor:
+        return states[: self._of.n_tokens] if self._rows is None else states.index_select(0, self._rows)
+
+
+def _shapes(decoder: Decoder, layer: DecoderLayer, wide: torch.dtype) -> list[tuple[int, torch.dtype]]:
+    """Widths and precisions of a :class:`KeptLayer`."""
+    narrow, n_hidden = decoder.embedding.dtype, decoder.embedding.shape[1]
+    queries, keys = decoder.n_heads * decoder.head_dim, decoder.n_key_heads * decoder.head_dim
+    normed = [(n_hidden, narrow), (1, wide)]
+    opened = 2 * len(layer.gate.weight)
+    return [*normed, (queries + 2 * keys, wide), (queries, narrow), *normed, (opened, narrow)]
+
+
+def _key(ids: IntArray) -> bytes:
+    return ids.astype(np.int64, copy=False).tobytes()
+
+
+def _fingerprint(decoder: Decoder) -> tuple[list[tuple[int, int]], torch.Tensor]:
+    """Where weights are and in which version, and their norms: a change that autograd does not see changes these."""
+    weights = decoder.weights
+    versions = [(weight.data_ptr(), -1 if weight.is_inference() else weight._version) for weight in weights]
+    with torch.no_grad():
+        norms = torch._foreach_norm(weights)  # one pass over memory for all
+    return versions, torch.stack([norm.double() for norm in norms])
+
+
+def _same(a: tuple[list[tuple[int, int]], torch.Tensor], b: tuple[list[tuple[int, int]], torch.Tensor]) -> bool:
+    return a[0] == b[0] and torch.equal(a[1], b[1])

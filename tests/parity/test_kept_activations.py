@@ -1,0 +1,256 @@
+"""Learning that begins with what acting computed gives what learning from nothing gives; where it may not, it does not.
+
+In float64, where the two differ by rounding alone, against a policy that keeps nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from llmgym.agents import fused_functions, fused_learning  # noqa: E402
+from llmgym.agents.activations import Activations  # noqa: E402
+from llmgym.agents.grpo import GRPO  # noqa: E402
+from llmgym.agents.policies import Policy  # noqa: E402
+from llmgym.agents.rollouts import collect  # noqa: E402
+from tests.golden.test_agents_fused_learning import KNOWN, SMALL  # noqa: E402
+from tests.parity.test_first_ratio import STEPS, Played, play  # noqa: E402
+from tests.parity.test_policy_parity import observe  # noqa: E402
+from tests.unit.agent_fakes import tiny_llama  # noqa: E402
+
+
+def make_model(name: str, dtype: Any = torch.float64) -> Any:
+    torch.manual_seed(0)
+    class_name, arguments = KNOWN[name]
+    config = getattr(transformers, class_name)(**(SMALL | arguments | {"vocab_size": 60}))
+    model = transformers.AutoModelForCausalLM.from_config(config).to(dtype).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # gains and biases too
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.fixture
+def found(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each search so far found what it looked for."""
+    answers: list[bool] = []
+    search = Activations.find
+
+    def watched(self: Activations, *arguments: Any) -> Any:
+        answer = search(self, *arguments)
+        answers.append(answer is not None)
+        return answer
+
+    monkeypatch.setattr(Activations, "find", watched)
+    return answers
+
+
+def kept(policy: Policy, *, keep: bool = True) -> Played:
+    with policy.keeping_activations() if keep else nullcontext():
+        return play(policy)
+
+
+def learn(policy: Policy, played: Played, rows: Any = slice(None)) -> list[Any]:
+    """Log-probabilities of some responses, and the gradient of a weighted sum of them."""
+    prompts, lengths, responses, mask = played.arguments
+    index, allowed = played.options["prompt_index"][rows], played.options["allowed"]
+    policy.model.zero_grad()
+    scores = policy.logprobs(
+        prompts,
+        lengths,
+        responses[rows],
+        mask[rows],
+        prompt_index=index,
+        allowed=None if allowed is None else allowed[rows],
+    )
+    weights = torch.linspace(0.5, 1.5, mask.numel(), dtype=torch.float64).view(mask.shape)[rows]
+    (scores.logprobs * weights).sum().backward()
+    return [scores.logprobs.detach(), *(p.grad for p in policy.model.parameters() if p.grad is not None)]
+
+
+def assert_same(mine: list[Any], theirs: list[Any], atol: float = 1e-6) -> None:
+    """Log-probabilities come in float32 from both."""
+    assert len(mine) == len(theirs)
+    for one, other in zip(mine, theirs, strict=True):
+        assert torch.allclose(one, other, rtol=1e-5, atol=atol)
+
+
+@pytest.mark.parametrize("short", [96, 0])
+@pytest.mark.parametrize("name", KNOWN)
+def test_the_same_gradient(name: str, short: int, found: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment writes into transcripts, prompts are shared, one slot sits out and comes back."""
+    monkeypatch.setattr(fused_learning, "_SHORT", short)
+    monkeypatch.setattr(fused_functions, "_STRETCH", 7)
+    results = []
+    for keep in (True, False):
+        policy = Policy(make_model(name), seed=3)
+        played = kept(policy, keep=keep)
+        assert played.arguments[3].sum() == 6 * STEPS - 2
+        results.append(learn(policy, played))
+    assert found == [True, False]
+    assert_same(*results)
+    assert results[0][1].abs().max() > 0.1
+
+
+@pytest.mark.parametrize("rows", [[0], [2, 3], [5, 1, 0], [3, 3]])
+def test_some_of_the_responses(rows: list[int], found: list[bool]) -> None:
+    policy = Policy(make_model("qwen2"), seed=3)
+    played = kept(policy)
+    mine = learn(policy, played, rows)
+    assert found == [rows != [3, 3]]  # it was played once
+    policy.forget()
+    policy.max_kept_bytes = 0
+    with policy.keeping_activations():
+        policy.act(observe([[3]]), np.array([True]))
+    assert_same(mine, learn(policy, played, rows))
+    assert not found[-1]
+
+
+def test_without_gradient_no_layer_is_computed(found: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = Policy(make_model("qwen3"), seed=3)
+    played = kept(policy)
+    expected = learn(policy, played)[0]
+    monkeypatch.setattr(fused_learning, "_layer", None)  # calling it would be an error
+    prompts, lengths, responses, mask = played.arguments
+    with torch.no_grad():
+        scores = policy.logprobs(prompts, lengths, responses, mask, prompt_index=played.options["prompt_index"])
+    assert torch.allclose(scores.logprobs, expected, atol=1e-6)
+    assert found == [True, True]
+
+
+@pytest.mark.parametrize("change", ["optimizer", "data", "swap", "embedding", "bias"])
+def test_other_weights_begin_anew(change: str, found: list[bool]) -> None:
+    """In the last but one autograd sees nothing, in ``data`` neither."""
+    policy, other = Policy(make_model("qwen2"), seed=3), Policy(make_model("qwen2"), seed=3)
+    played = kept(policy)
+    for model in (policy.model, other.model):
+        layer = model.model.layers[1]
+        if change == "optimizer":
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            model.lm_head.weight.grad = torch.ones_like(model.lm_head.weight)
+            optimizer.step()
+        elif change == "data":
+            layer.mlp.down_proj.weight.data[3, 4] += 0.5
+        elif change == "swap":
+            layer.self_attn.o_proj.weight = torch.nn.Parameter(layer.self_attn.o_proj.weight.detach() * 1.25)
+        elif change == "embedding":
+            model.model.embed_tokens.weight.data *= 1.5
+        else:
+            layer.self_attn.q_proj.bias.data += 0.1
+    assert_same(learn(policy, played), learn(other, played))
+    assert found == [False]
+
+
+def test_what_is_kept_is_that_of_the_last_context(found: list[bool]) -> None:
+    policy = Policy(make_model("llama"), seed=3)
+    first = kept(policy)
+    evaluation = play(policy)  # nothing of it is kept, and nothing is lost
+    assert_same(learn(policy, first), learn(policy, first))
+    learn(policy, evaluation)
+    assert found == [True, True, False]
+    second = kept(policy)
+    learn(policy, second)
+    learn(policy, first)
+    assert found[3:] == [True, False]
+
+
+def test_two_rollouts_in_one_context(found: list[bool]) -> None:
+    policy = Policy(make_model("llama"), seed=3)
+    with policy.keeping_activations():
+        first = play(policy)
+        policy.forget()
+        second = play(policy)
+    results = [learn(policy, played) for played in (first, second)]
+    assert found == [True, True]
+    policy.gradient_checkpointing = True
+    for mine, played in zip(results, (first, second), strict=True):
+        assert_same(mine, learn(policy, played))
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize("n_tokens", [0, 10, 40, 70])
+def test_what_does_not_fit_is_computed_again(n_tokens: int, found: list[bool]) -> None:
+    """Without room for all, transcripts that were kept whole are found, and no others."""
+    policy = Policy(make_model("llama"), seed=3)
+    whole = kept(policy)
+    assert learn(policy, whole)
+    activations = policy._activations
+    assert activations is not None
+    each = activations.max_bytes // activations._capacity
+    policy.max_kept_bytes = n_tokens * each
+    played = kept(policy)
+    activations = policy._activations
+    assert activations is not None
+    assert activations.n_tokens <= n_tokens
+    mine = [learn(policy, played, [row]) for row in range(6)]
+    policy.gradient_checkpointing = True
+    for row in range(6):
+        assert_same(mine[row], learn(policy, played, [row]))
+    assert len(found) == 7
+    assert not all(found[1:])
+
+
+def test_in_bfloat16_the_same_to_its_precision(found: list[bool]) -> None:
+    results = []
+    for keep in (True, False):
+        policy = Policy(make_model("qwen3", torch.bfloat16), seed=3)
+        results.append(learn(policy, kept(policy, keep=keep)))
+    assert found == [True, False]
+    for one, other in zip(*results, strict=True):
+        assert torch.linalg.vector_norm((one - other).float()) < 0.05 * torch.linalg.vector_norm(other.float()) + 1e-3
+
+
+@contextmanager
+def copy_envs(mode: str) -> Iterator[Any]:
+    """Four symbols and prompts of one or two of them: many slots are posed the same."""
+    options = {"n_symbols": 4, "n_digits": 2, "autoreset_mode": mode}
+    envs = gym.make_vec("llmgym/Copy-v0", num_envs=8, vectorization_mode="vector_entry_point", **options)
+    try:
+        yield envs
+    finally:
+        envs.close()
+
+
+@pytest.mark.parametrize("group_size", [1, 4])
+@pytest.mark.parametrize("mode", ["disabled", "next_step", "same_step"])
+def test_in_every_autoreset_mode(mode: str, group_size: int, found: list[bool]) -> None:
+    results = []
+    for keep in (True, False):
+        with copy_envs(mode) as envs:
+            policy = Policy(tiny_llama(vocab_size=int(envs.single_action_space.n)).double(), seed=5)
+            with policy.keeping_activations() if keep else nullcontext():
+                batch = collect(envs, policy, group_size=group_size, n_groups=16 // group_size, seed=2)
+        prompts = torch.from_numpy(batch.prompt_ids)
+        lengths = torch.from_numpy(batch.prompt_lengths)
+        right = torch.stack([row.roll(-int(prompts.shape[1] - n)) for row, n in zip(prompts, lengths, strict=True)])
+        arguments = right, lengths, torch.from_numpy(batch.response_ids), torch.from_numpy(batch.response_mask)
+        played = Played(arguments, {"prompt_index": torch.arange(len(batch)), "allowed": None}, None)
+        results.append(learn(policy, played))
+    assert len(np.unique(batch.prompt_ids, axis=0)) < len(batch)
+    assert found == [True, False]
+    assert_same(*results)
+
+
+def test_an_agent_learns_from_it(found: list[bool]) -> None:
+    """One step, with and without; the first search of each iteration finds all."""
+    weights = []
+    for n_bytes in (2**24, 0):
+        with copy_envs("disabled") as envs:
+            policy = Policy(tiny_llama(vocab_size=int(envs.single_action_space.n)), seed=5, temperature=1.2)
+            policy.max_kept_bytes = n_bytes
+            agent = GRPO(policy, envs, group_size=4, problems_per_iteration=8, n_minibatches=2, seed=1)
+            agent.iterate()
+            weights.append([parameter.detach().clone() for parameter in policy.model.parameters()])
+            if n_bytes:
+                assert found[0]
+                assert not found[-1]  # after the first optimiser step
+    for one, other in zip(*weights, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
