@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from llmgym.agents.architectures import Decoder, DecoderLayer
+from llmgym.agents.architectures import Decoder
 from llmgym.agents.packing import Packing, pack, transcripts
 from llmgym.agents.slots import Feed, IntArray
 
@@ -60,16 +60,12 @@ class Activations:
     def __init__(self, decoder: Decoder, *, wide: torch.dtype, n_slots: int, max_bytes: int) -> None:
         self.n_tokens, self.max_bytes = 0, max_bytes
         self._weights = _fingerprint(decoder)
-        layers = [_shapes(decoder, layer, wide) for layer in decoder.layers]
-        n_hidden = decoder.embedding.shape[1]
-        of_token = n_hidden * wide.itemsize
-        of_token += sum(width * dtype.itemsize for shapes in layers for width, dtype in shapes)
-        self._capacity = max_bytes // of_token
+        n_layers, n_hidden = len(decoder.layers), decoder.embedding.shape[1]
+        shapes = _shapes(decoder, wide)
+        of_layer = sum(width * dtype.itemsize for width, dtype in shapes)
+        self._capacity = max_bytes // (n_layers * of_layer + n_hidden * wide.itemsize)
         # Memory that nobody writes to is not taken from the machine.
-        self._layers = [
-            KeptLayer(*(torch.empty(self._capacity, width, dtype=dtype) for width, dtype in shapes))
-            for shapes in layers
-        ]
+        self._states = [torch.empty(n_layers, self._capacity, width, dtype=dtype) for width, dtype in shapes]
         self._last = torch.empty(self._capacity, n_hidden, dtype=wide)
         self._starts: list[int | None] = []  # the first row of each pass of a step
         self._rows: IntArray = np.zeros((n_slots, 0), dtype=np.int64)  # of each token fed to a slot; -1: not kept
@@ -96,9 +92,11 @@ class Activations:
         self.n_tokens += m
         return slice(start, start + m)
 
-    def layer(self, index: int, rows: slice) -> KeptLayer:
-        """Where a pass writes what it computes in a layer."""
-        return KeptLayer(*(states[rows] for states in self._layers[index]))
+    def layers(self, rows: slice) -> list[KeptLayer]:
+        """Where a pass writes what it computes in each layer."""
+        return [
+            KeptLayer(*layer) for layer in zip(*(states[:, rows].unbind(0) for states in self._states), strict=True)
+        ]
 
     def keep_last(self, rows: slice, stream: torch.Tensor) -> None:
         """Keep the residual stream ``(m, H)`` after the last layer."""
@@ -214,7 +212,7 @@ class KeptPass:
 
     def layer(self, index: int) -> KeptLayer:
         """Those of a layer."""
-        return KeptLayer(*map(self._taken, self._of._layers[index]))
+        return KeptLayer(*(self._taken(states[index]) for states in self._of._states))
 
     @property
     def last(self) -> torch.Tensor:
@@ -225,12 +223,12 @@ class KeptPass:
         return states[: self._of.n_tokens] if self._rows is None else states.index_select(0, self._rows)
 
 
-def _shapes(decoder: Decoder, layer: DecoderLayer, wide: torch.dtype) -> list[tuple[int, torch.dtype]]:
-    """Widths and precisions of a :class:`KeptLayer`."""
+def _shapes(decoder: Decoder, wide: torch.dtype) -> list[tuple[int, torch.dtype]]:
+    """Widths and precisions of a :class:`KeptLayer`; all layers have the same."""
     narrow, n_hidden = decoder.embedding.dtype, decoder.embedding.shape[1]
     queries, keys = decoder.n_heads * decoder.head_dim, decoder.n_key_heads * decoder.head_dim
     normed = [(n_hidden, narrow), (1, wide)]
-    opened = 2 * len(layer.gate.weight)
+    opened = 2 * len(decoder.layers[0].gate.weight)
     return [*normed, (queries + 2 * keys, wide), (queries, narrow), *normed, (opened, narrow)]
 
 

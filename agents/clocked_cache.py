@@ -181,22 +181,25 @@ class ClockedCache:
     @torch.inference_mode()
     def move(self, source: int, target: int) -> None:
         """Row ``target`` becomes row ``source``, which is forgotten."""
-        for states in self._held_by(source):
+        for states in self._held(int(self.lengths[source])):
             states[:, :, target] = states[:, :, source]
         self.lengths[target], self.lengths[source] = self.lengths[source], 0
 
     @torch.inference_mode()
     def swap(self, a: int, b: int) -> None:
         """Exchange two rows."""
-        for states in self._held_by(a if self.lengths[a] > self.lengths[b] else b):
+        for states in self._held(int(max(self.lengths[a], self.lengths[b]))):
             kept = states[:, :, a].clone()
             states[:, :, a] = states[:, :, b]
             states[:, :, b] = kept
         self.lengths[[a, b]] = self.lengths[[b, a]]
 
-    def _held_by(self, row: int) -> list[torch.Tensor]:
-        chunks = self._chunks[(self.column - int(self.lengths[row])) // self._width :]
-        return [chunk.states for chunk in chunks]
+    def _held(self, length: int) -> list[torch.Tensor]:
+        """The columns that a row of ``length`` tokens lies in, chunk by chunk."""
+        return [
+            chunk.states[:, :, :, :, start:stop]
+            for chunk, start, stop, _ in self._stretch(self.column - length, self.column)
+        ]
 
     def _stretch(self, begin: int, end: int) -> Iterator[tuple[_Chunk, int, int, int]]:
         """Chunks that the columns from ``begin`` to ``end`` are in: from where to where, and how many came before."""

@@ -191,8 +191,9 @@ class FusedDecoder:
         buffers = self._buffers_for(len(tokens), n)
         kept = self.activations.claim(len(tokens)) if self.keeps else None
         buffers.attention.begin(self._angles_at(int(positions.max())), torch.from_numpy(positions), steps)
-        for index, layer in enumerate(self._layers):
-            self._layer(stream, layer, index, buffers, kept and self.activations.layer(index, kept))
+        places = [None] * len(self._layers) if kept is None else self.activations.layers(kept)
+        for index, (layer, place) in enumerate(zip(self._layers, places, strict=True)):
+            self._layer(stream, layer, index, buffers, place)
         if kept is not None:
             self.activations.keep_last(kept, stream)
         for step in steps:
