@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +66,57 @@ class Evaluation:
             + (f"; {100 * self.unverifiable:.1f} % unverifiable" if self.unverifiable else "")
         )
 
+    @classmethod
+    def of_episodes(
+        cls,
+        returns: npt.NDArray[np.float64],
+        parts: Mapping[str, npt.NDArray[np.float64]],
+        lengths: npt.NDArray[np.integer],
+        stop_reasons: Sequence[str],
+        *,
+        samples: int,
+        success: str,
+        unverifiable: float | None,
+        seconds: float,
+        as_text: Callable[[int, bool], dict[str, Any]],
+        n_examples: int,
+    ) -> Self:
+        """What ``P * samples`` episodes say, those of one problem next to each other.
+
+        Args:
+            returns: ``(P * samples,)``.
+            parts: The parts of the reward, ``(P * samples,)`` each.
+            lengths: ``(P * samples,)``. Tokens written.
+            stop_reasons: ``(P * samples,)``.
+            samples: Responses to each problem.
+            success: As in :func:`evaluate`.
+            unverifiable: As in the attribute.
+            seconds: As in the attribute.
+            as_text: An episode, by its row and whether it solved its problem, as text.
+            n_examples: First responses to so many problems are kept as text.
+        """
+        if success in parts:
+            solved, solved_if = parts[success] > 0, f"{success} > 0"
+        else:
+            solved, solved_if = returns >= 1.0 - 1e-9, "return >= 1"
+        by_problem = solved.reshape(-1, samples)
+        n_solved = by_problem.sum(axis=1)
+        return cls(
+            n_problems=len(by_problem),
+            samples=samples,
+            solved_if=solved_if,
+            pass_at_1=float(solved.mean()),
+            interval=pass_interval(by_problem),
+            pass_at_k={k: pass_at_k(n_solved, samples, k) for k in _powers_of_two(samples)},
+            mean_return=float(returns.mean()),
+            mean_length=float(lengths.mean()),
+            reward_components={name: float(values.mean()) for name, values in parts.items()},
+            stop_reasons={reason: n / len(returns) for reason, n in Counter(stop_reasons).most_common()},
+            unverifiable=unverifiable,
+            examples=[as_text(row, bool(solved[row])) for row in range(0, len(returns), samples)[:n_examples]],
+            seconds=seconds,
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return asdict(self)
@@ -102,27 +154,17 @@ def evaluate(
     finally:
         policy.generator.set_state(state)
         policy.forget()
-    if success in batch.reward_components:
-        solved, solved_if = batch.reward_components[success] > 0, f"{success} > 0"
-    else:
-        solved, solved_if = batch.episode_returns >= 1.0 - 1e-9, "return >= 1"
-    by_problem = solved.reshape(n_problems, samples)
-    n_solved = by_problem.sum(axis=1)
-    reasons = Counter(batch.stop_reasons)
-    return Evaluation(
-        n_problems=n_problems,
+    return Evaluation.of_episodes(
+        batch.episode_returns,
+        batch.reward_components,
+        batch.response_mask.sum(axis=1),
+        batch.stop_reasons,
         samples=samples,
-        solved_if=solved_if,
-        pass_at_1=float(solved.mean()),
-        interval=pass_interval(by_problem),
-        pass_at_k={k: pass_at_k(n_solved, samples, k) for k in _powers_of_two(samples)},
-        mean_return=float(batch.episode_returns.mean()),
-        mean_length=float(batch.response_mask.sum(axis=1).mean()),
-        reward_components={name: float(values.mean()) for name, values in batch.reward_components.items()},
-        stop_reasons={reason: count / len(batch) for reason, count in reasons.most_common()},
+        success=success,
         unverifiable=None if batch.unverifiable is None else float(batch.unverifiable.mean()),
-        examples=[_as_text(policy, batch, row, bool(solved[row])) for row in _example_rows(batch, n_examples)],
         seconds=batch.seconds,
+        as_text=lambda row, solved: _as_text(policy, batch, row, solved),
+        n_examples=n_examples,
     )
 
 
@@ -184,11 +226,6 @@ def pass_interval(solved: npt.NDArray[np.bool_]) -> tuple[float, float]:
 
 def _powers_of_two(limit: int) -> list[int]:
     return [2**i for i in range(limit.bit_length()) if 2**i <= limit]
-
-
-def _example_rows(batch: RolloutBatch, n: int) -> list[int]:
-    """The first response to each of the first ``n`` problems."""
-    return list(range(0, len(batch), batch.group_size))[:n]
 
 
 def _as_text(policy: Policy, batch: RolloutBatch, row: int, solved: bool) -> dict[str, Any]:

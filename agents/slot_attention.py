@@ -93,7 +93,7 @@ class BlockStep:
         self._mask: torch.Tensor | None = None
         if held or (counts < q).any():
             self._mask = torch.from_numpy(self._visible(offsets, block.seen, held))
-        self._shape, self._held = (b, q), held
+        self._shape = (b, q)
         self._new: list[torch.Tensor] = []  # (2, b, K, q, head_dim) of each layer
 
     @staticmethod

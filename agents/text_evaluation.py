@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -12,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from llmgym.agents.evaluation import Evaluation, pass_at_k, pass_interval
+from llmgym.agents.evaluation import Evaluation
 from llmgym.errors import InvalidOptionError
 from llmgym.transcript import Transcript
 from llmgym.vector import WAIT, LanguageVectorEnv
@@ -82,35 +81,18 @@ def evaluate_texts(
     seconds = time.perf_counter() - started
     names = sorted({name for episode in episodes for name in episode.components})
     parts = {name: np.array([episode.components.get(name, 0.0) for episode in episodes]) for name in names}
-    returns = np.array([episode.episode_return for episode in episodes])
-    if success in parts:
-        solved, solved_if = parts[success] > 0, f"{success} > 0"
-    else:
-        solved, solved_if = returns >= 1.0 - 1e-9, "return >= 1"
-    by_problem = solved.reshape(n_problems, samples)
-    n_solved = by_problem.sum(axis=1)
-    reasons = Counter(str(episode.transcript.stop_reason.value) for episode in episodes)  # type: ignore[union-attr]
-    return Evaluation(
-        n_problems=n_problems,
+    verdicts = [episode.verdicts for episode in episodes]
+    return Evaluation.of_episodes(
+        np.array([episode.episode_return for episode in episodes]),
+        parts,
+        np.array([episode.transcript.n_new_tokens for episode in episodes]),
+        [str(episode.transcript.stop_reason.value) for episode in episodes],  # type: ignore[union-attr]
         samples=samples,
-        solved_if=solved_if,
-        pass_at_1=float(solved.mean()),
-        interval=pass_interval(by_problem),
-        pass_at_k={2**i: pass_at_k(n_solved, samples, 2**i) for i in range(samples.bit_length()) if 2**i <= samples},
-        mean_return=float(returns.mean()),
-        mean_length=float(np.mean([episode.transcript.n_new_tokens for episode in episodes])),
-        reward_components={name: float(values.mean()) for name, values in parts.items()},
-        stop_reasons={reason: count / len(episodes) for reason, count in reasons.most_common()},
-        unverifiable=(
-            float(np.mean(["unverifiable" in episode.verdicts for episode in episodes]))
-            if any(episode.verdicts for episode in episodes)
-            else None
-        ),
-        examples=[
-            _as_text(episode, bool(right))
-            for episode, right in list(zip(episodes, solved, strict=True))[::samples][:n_examples]
-        ],
+        success=success,
+        unverifiable=float(np.mean(["unverifiable" in said for said in verdicts])) if any(verdicts) else None,
         seconds=seconds,
+        as_text=lambda row, solved: _as_text(episodes[row], solved),
+        n_examples=n_examples,
     )
 
 

@@ -226,10 +226,7 @@ def table(series: Series) -> str:
             if any(result["alarms"] for result in results):
                 warned.append(f"warnings of {variant!r} on {task}, and the iteration: {', '.join(first)}")
         rows.append("| " + " | ".join(cells) + " |")
-    ranges = [
-        " to ".join(dict.fromkeys(f"{100 * f(x):.1f}" for f in (min, max))) if x else "-" for x in before.values()
-    ]
-    lines.append("| before training | " + " | ".join(f"{text} % | " for text in ranges) + " |")
+    lines.append("| before training | " + " | ".join(map(range_of, before.values())) + " |")
     return "\n".join([*lines, *rows, *warned])
 
 
