@@ -16,6 +16,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -53,6 +54,9 @@ from llmgym.errors import CheckpointError, InvalidOptionError, NotFiniteError
 
 #: Told of the agent and the metrics after each iteration; ``False`` stops the training.
 Callback = Callable[[Any, Mapping[str, Any]], bool | None]
+
+#: Optimiser steps on a rollout from which keeping what acting computed, for the first of them, costs more than it saves.
+_MANY_STEPS = 12
 
 
 class Agent:
@@ -262,7 +266,9 @@ class Agent:
         """
         self.run.open(self.n_iterations)
         started = time.perf_counter()
-        with self.policy.keeping_activations():
+        # Of all optimiser steps only the first could begin with what acting computed.
+        keeps = self.config.n_epochs * self.config.n_minibatches < _MANY_STEPS
+        with self.policy.keeping_activations() if keeps else nullcontext():
             batch, sampling = self.collect()
         check_rewards(batch)
         learning = self.update(batch, budget_spent)

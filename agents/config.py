@@ -25,8 +25,9 @@ class AgentConfig:
         n_epochs: Passes over a rollout. More: each rollout is used more, off-policy. Usual: 1 to 4.
         n_minibatches: Optimiser steps in each pass. More: further off-policy. Usual: 1 to 8.
         microbatch_tokens: Tokens in one forward pass: memory and speed, never the result. Real tokens, prompts
-            included, where llmgym's own code runs the model (None: 4096 on a CPU); elsewhere those of responses, padded
-            (None: 2048 on a CPU). On a GPU None is 32768.
+            included, where llmgym's own code runs the model (None: 4096 on a CPU; twice as many where what acting
+            computed is in memory already); elsewhere those of responses, padded (None: 2048 on a CPU). On a GPU None
+            is 32768.
         temperature: Of the policy, in sampling and learning. Higher: more exploration. Usual: 1.
         top_k: Only the k likeliest tokens can be sampled; learning sees the same distribution. None: all.
         top_p: Only the likeliest tokens that make up this probability can be sampled; likewise. None: all.

@@ -239,18 +239,26 @@ def test_in_every_autoreset_mode(mode: str, group_size: int, found: list[bool]) 
     assert_same(*results)
 
 
-def test_an_agent_learns_from_it(found: list[bool]) -> None:
-    """One step, with and without; the first search of each iteration finds all."""
+@pytest.mark.parametrize(("n_epochs", "finds"), [(1, True), (6, False)])
+def test_an_agent_learns_from_it(n_epochs: int, finds: bool, found: list[bool]) -> None:
+    """With and without the same weights; the first search of an iteration finds all, unless it is one of many."""
     weights = []
     for n_bytes in (2**24, 0):
         with copy_envs("disabled") as envs:
             policy = Policy(tiny_llama(vocab_size=int(envs.single_action_space.n)), seed=5, temperature=1.2)
             policy.max_kept_bytes = n_bytes
-            agent = GRPO(policy, envs, group_size=4, problems_per_iteration=8, n_minibatches=2, seed=1)
+            options = {
+                "group_size": 4,
+                "problems_per_iteration": 8,
+                "n_minibatches": 2,
+                "n_epochs": n_epochs,
+                "seed": 1,
+            }
+            agent = GRPO(policy, envs, **options)
             agent.iterate()
             weights.append([parameter.detach().clone() for parameter in policy.model.parameters()])
             if n_bytes:
-                assert found[0]
+                assert found[0] == finds
                 assert not found[-1]  # after the first optimiser step
     for one, other in zip(*weights, strict=True):
         assert torch.allclose(one, other, atol=1e-5)
