@@ -55,7 +55,7 @@ from llmgym.errors import CheckpointError, InvalidOptionError, NotFiniteError
 #: Told of the agent and the metrics after each iteration; ``False`` stops the training.
 Callback = Callable[[Any, Mapping[str, Any]], bool | None]
 
-#: Optimiser steps on a rollout from which keeping what acting computed, for the first of them, costs more than it saves.
+#: Optimiser steps on a rollout from which it costs more than it saves to keep what acting computed for the first one.
 _MANY_STEPS = 12
 
 
