@@ -17,6 +17,8 @@ from llmgym.tokenizers import Tokenizer
 from llmgym.vector import LanguageVectorEnv
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
 
     from llmgym.transcript import Transcript
@@ -64,6 +66,10 @@ class CopyTask:
     def sample(self, rng: np.random.Generator) -> Problem:
         """Draw one sequence."""
         return self._problems[int(rng.integers(len(self._problems)))]
+
+    def outcomes(self) -> Iterator[tuple[float, Problem]]:
+        """Every sequence with its chance: for :mod:`llmgym.testing.exact`."""
+        return ((1 / len(self._problems), problem) for problem in self._problems)
 
     def reply(self, problem: Problem, transcript: Transcript) -> str | None:
         """Nobody answers."""

@@ -30,6 +30,55 @@ ENVIRONMENTS: dict[str, tuple[str, str]] = {
         "llmgym.envs.reasoning_gym:ReasoningGymEnv",
         "llmgym.envs.reasoning_gym:ReasoningGymVectorEnv",
     ),
+    # one thing asked of an algorithm each, see llmgym.envs.diagnostics
+    "llmgym/DelayedCredit-v0": (
+        "llmgym.envs.diagnostics.credit:DelayedCreditEnv",
+        "llmgym.envs.diagnostics.credit:DelayedCreditVectorEnv",
+    ),
+    "llmgym/FormatConflict-v0": (
+        "llmgym.envs.diagnostics.conflicts:FormatConflictEnv",
+        "llmgym.envs.diagnostics.conflicts:FormatConflictVectorEnv",
+    ),
+    "llmgym/LengthBias-v0": (
+        "llmgym.envs.diagnostics.credit:LengthBiasEnv",
+        "llmgym.envs.diagnostics.credit:LengthBiasVectorEnv",
+    ),
+    "llmgym/MixedDifficulty-v0": (
+        "llmgym.envs.diagnostics.prompted:MixedDifficultyEnv",
+        "llmgym.envs.diagnostics.prompted:MixedDifficultyVectorEnv",
+    ),
+    "llmgym/NoisyReward-v0": (
+        "llmgym.envs.diagnostics.bandits:NoisyRewardEnv",
+        "llmgym.envs.diagnostics.bandits:NoisyRewardVectorEnv",
+    ),
+    "llmgym/ProxyReward-v0": (
+        "llmgym.envs.diagnostics.conflicts:ProxyRewardEnv",
+        "llmgym.envs.diagnostics.conflicts:ProxyRewardVectorEnv",
+    ),
+    "llmgym/Recall-v0": (
+        "llmgym.envs.diagnostics.prompted:RecallEnv",
+        "llmgym.envs.diagnostics.prompted:RecallVectorEnv",
+    ),
+    "llmgym/RewardScale-v0": (
+        "llmgym.envs.diagnostics.bandits:RewardScaleEnv",
+        "llmgym.envs.diagnostics.bandits:RewardScaleVectorEnv",
+    ),
+    "llmgym/SecretSequence-v0": (
+        "llmgym.envs.diagnostics.sequences:SecretSequenceEnv",
+        "llmgym.envs.diagnostics.sequences:SecretSequenceVectorEnv",
+    ),
+    "llmgym/SparseReward-v0": (
+        "llmgym.envs.diagnostics.sequences:SparseRewardEnv",
+        "llmgym.envs.diagnostics.sequences:SparseRewardVectorEnv",
+    ),
+    "llmgym/Truncation-v0": (
+        "llmgym.envs.diagnostics.endings:TruncationEnv",
+        "llmgym.envs.diagnostics.endings:TruncationVectorEnv",
+    ),
+    "llmgym/Vocabulary-v0": (
+        "llmgym.envs.diagnostics.bandits:VocabularyEnv",
+        "llmgym.envs.diagnostics.bandits:VocabularyVectorEnv",
+    ),
 }
 
 

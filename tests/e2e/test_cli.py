@@ -225,7 +225,9 @@ def test_audit_prints_a_score_card_and_writes_json(capsys, tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["audit.json"]  # and no draft beside it
 
 
+@pytest.mark.slow
 def test_audit_of_all_ids(capsys, tmp_path):
+    """Each id alone is audited by the contract tests."""
     run(
         capsys,
         "audit",
