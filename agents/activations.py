@@ -3,10 +3,11 @@
 A policy that has just acted knows the activations of every token it was fed: the ones that the forward pass of learning
 would compute again, a third of its arithmetic. Kept, learning begins with the backward pass. They are found by content:
 a transcript's tokens lead to where its activations lie, and they are used if all tokens of a pass are found and the
-weights are those they were computed with. In any other case, the second epoch of PPO for one, the pass is computed as
-ever, to the same numbers.
+weights are those they were computed with, by autograd's count of their changes and by their norms. In any other case,
+the second epoch of PPO for one, the pass is computed as ever, to the same numbers.
 
-Memory: what the forward pass of the whole rollout would keep. Up to a limit; beyond it nothing more is kept.
+Memory: what the forward pass of the whole rollout would keep. A rollout that does not fit is not kept at all, and the
+next one only if this one would have fitted.
 
 Not for keys and values that acting itself reads: see :mod:`llmgym.agents.clocked_cache`.
 """
@@ -53,29 +54,48 @@ class Activations:
         max_bytes: How much is kept.
 
     Attributes:
-        n_tokens: Tokens kept.
+        n_tokens: Tokens computed since :meth:`begin`.
         max_bytes: As given.
     """
 
     def __init__(self, decoder: Decoder, *, wide: torch.dtype, n_slots: int, max_bytes: int) -> None:
         self.n_tokens, self.max_bytes = 0, max_bytes
-        self._weights = _fingerprint(decoder)
-        n_layers, n_hidden = len(decoder.layers), decoder.embedding.shape[1]
-        shapes = _shapes(decoder, wide)
-        of_layer = sum(width * dtype.itemsize for width, dtype in shapes)
-        self._capacity = max_bytes // (n_layers * of_layer + n_hidden * wide.itemsize)
-        # Memory that nobody writes to is not taken from the machine.
-        self._states = [torch.empty(n_layers, self._capacity, width, dtype=dtype) for width, dtype in shapes]
-        self._last = torch.empty(self._capacity, n_hidden, dtype=wide)
-        self._starts: list[int | None] = []  # the first row of each pass of a step
-        self._rows: IntArray = np.zeros((n_slots, 0), dtype=np.int64)  # of each token fed to a slot; -1: not kept
+        self._versions: list[tuple[int, int]] = []
+        self._norms: list[float] = []
+        self._n_layers, n_hidden = len(decoder.layers), decoder.embedding.shape[1]
+        self._shapes = [*_shapes(decoder, wide), (n_hidden, wide)]
+        of_layer = sum(width * dtype.itemsize for width, dtype in self._shapes[:-1])
+        self._capacity = max_bytes // (self._n_layers * of_layer + n_hidden * wide.itemsize)
+        self._keeps = False
+        self._states: list[torch.Tensor] = []
+        self._last = torch.empty(0)
+        self._starts: list[int] = []  # the first row of each pass of a step
+        self._rows: IntArray = np.zeros((n_slots, 0), dtype=np.int64)  # of each token fed to a slot
         self._ids: IntArray = np.zeros((n_slots, 0), dtype=np.int64)
         self._lengths: IntArray = np.zeros(n_slots, dtype=np.int64)
         self._found: dict[bytes, list[IntArray]] = {}  # the rows of whole transcripts, by their tokens
 
     def begin(self, decoder: Decoder) -> None:
-        """Forget everything; what comes is computed with the weights as they are now. The memory is kept."""
-        self._weights, self.n_tokens = _fingerprint(decoder), 0
+        """Forget everything; what comes is computed with the weights as they are now. The memory is used again."""
+        fitted = self.n_tokens <= self._capacity
+        if not (self._keeps and fitted):
+            self.drop()
+        self._keeps, self.n_tokens = fitted and self._capacity > 0, 0
+        self._versions, self._norms = _versions(decoder), _norms(decoder) if self._keeps else []
+        self._lengths[:] = 0
+        self._starts.clear()
+        self._found.clear()
+        if self._keeps and not self._states:
+            # Memory that nobody writes to is not taken from the machine.
+            self._states = [
+                torch.empty(self._n_layers, self._capacity, width, dtype=dtype) for width, dtype in self._shapes[:-1]
+            ]
+            width, dtype = self._shapes[-1]
+            self._last = torch.empty(self._capacity, width, dtype=dtype)
+
+    def drop(self) -> None:
+        """Forget everything and give the memory back."""
+        self._keeps, self._states, self._last = False, [], torch.empty(0)
         self._lengths[:] = 0
         self._starts.clear()
         self._found.clear()
@@ -83,13 +103,14 @@ class Activations:
     # -- acting ------------------------------------------------------------------------------------------------------
 
     def claim(self, m: int) -> slice | None:
-        """Rows for a pass of ``m`` tokens; ``None``: there is no room left."""
+        """Rows for a pass of ``m`` tokens; ``None``: nothing is kept."""
         start = self.n_tokens
-        if start + m > self._capacity:
-            self._starts.append(None)
+        self.n_tokens += m
+        if self.n_tokens > self._capacity:
+            self.drop()
+        if not self._keeps:
             return None
         self._starts.append(start)
-        self.n_tokens += m
         return slice(start, start + m)
 
     def layers(self, rows: slice) -> list[KeptLayer]:
@@ -104,17 +125,18 @@ class Activations:
 
     def note(self, feed: Feed, slots: IntArray) -> None:
         """Note which transcripts the tokens of a step belong to; ``slots`` ``(n_rows,)`` are those of the rows."""
+        if not self._keeps:
+            return
         longest = int(feed.lengths.max())
         if longest > self._rows.shape[1]:
             more = ((0, 0), (0, longest))
-            self._rows, self._ids = np.pad(self._rows, more, constant_values=-1), np.pad(self._ids, more)
+            self._rows, self._ids = np.pad(self._rows, more), np.pad(self._ids, more)
         n = len(feed.singles)
         column = feed.lengths - 1
         for (singles, blocks), start in zip(feed.in_passes(), self._starts, strict=True):
-            known = start is not None
-            at = (start or 0) + len(singles)
+            at = start + len(singles)
             if len(singles):
-                self._rows[slots[:n], column[:n]] = np.arange(at - n, at) if known else -1
+                self._rows[slots[:n], column[:n]] = np.arange(start, at)
                 self._ids[slots[:n], column[:n]] = singles
             for block in blocks:
                 b, q = block.tokens.shape
@@ -123,8 +145,7 @@ class Activations:
                 slot = np.broadcast_to(slots[block.rows][:, None], taken.shape)[taken]
                 place = (block.seen[block.source][:, None] + steps)[taken]
                 # A pass has the tokens of a sequence at the right end of its ``q`` places.
-                rows = (at + block.source[:, None] * q + q - counts + steps)[taken]
-                self._rows[slot, place] = rows if known else -1
+                self._rows[slot, place] = (at + block.source[:, None] * q + q - counts + steps)[taken]
                 self._ids[slot, place] = block.tokens[block.source][taken]
                 at += b * q
         self._lengths[slots] = feed.lengths
@@ -132,17 +153,21 @@ class Activations:
 
     def end(self, slots: npt.ArrayLike | None = None) -> None:
         """The transcripts of ``slots``, or of all, are whole: they can be found from now on."""
-        for slot in np.arange(len(self._lengths)) if slots is None else np.asarray(slots):
-            rows = self._rows[slot, : self._lengths[slot]]
-            if len(rows) and rows.min() >= 0:
-                self._found.setdefault(_key(self._ids[slot, : len(rows)]), []).append(rows.copy())
+        for slot in np.flatnonzero(self._lengths) if slots is None else np.asarray(slots):
+            length = self._lengths[slot]
+            if length:
+                rows = self._rows[slot, :length].copy()
+                self._found.setdefault(_key(self._ids[slot, :length]), []).append(rows)
             self._lengths[slot] = 0
 
     # -- learning ----------------------------------------------------------------------------------------------------
 
     def are_of(self, decoder: Decoder) -> bool:
         """Whether anything is kept, and was computed with the weights as they are now."""
-        return self.n_tokens > 0 and _same(self._weights, _fingerprint(decoder))
+        if not self._keeps or not self.n_tokens or self._versions != _versions(decoder):
+            return False
+        # Autograd does not count what fused optimisers do, nor changes of ``.data``.
+        return self._norms == _norms(decoder)
 
     def find(
         self,
@@ -163,11 +188,16 @@ class Activations:
         of_responses = self._rows_of(transcripts(prompt_ids, prompt_lengths, response_ids, response_mask, prompt_index))
         if of_responses is None:
             return None
-        # Prompts that were read as one are one.
-        prompts = np.stack([[rows[0] for rows in of_responses], prompt_lengths[prompt_index].numpy()])
-        _, holder, same = np.unique(prompts, axis=1, return_index=True, return_inverse=True)
-        index = prompt_index[torch.from_numpy(holder)][torch.from_numpy(same.reshape(-1))]
+        # Prompts that were read as one are one: their responses share them.
+        holders: dict[bytes, int] = {}
+        lengths = prompt_lengths[prompt_index].tolist()
+        same = [
+            holders.setdefault(rows[:length].tobytes(), row)
+            for row, (rows, length) in enumerate(zip(of_responses, lengths, strict=True))
+        ]
+        index = prompt_index[torch.tensor(same)]
         packing = pack(prompt_ids, prompt_lengths, response_ids, response_mask, index)
+        assert packing.responses is not None
         starts = np.cumsum([0, *map(len, of_responses)])[packing.responses]
         return self._pass(packing, np.concatenate(of_responses)[starts + packing.positions.numpy()])
 
@@ -236,14 +266,14 @@ def _key(ids: IntArray) -> bytes:
     return ids.astype(np.int64, copy=False).tobytes()
 
 
-def _fingerprint(decoder: Decoder) -> tuple[list[tuple[int, int]], torch.Tensor]:
-    """Where weights are and in which version, and their norms: a change that autograd does not see changes these."""
-    weights = decoder.weights
-    versions = [(weight.data_ptr(), -1 if weight.is_inference() else weight._version) for weight in weights]
-    with torch.no_grad():
-        norms = torch._foreach_norm(weights)  # one pass over memory for all
-    return versions, torch.stack([norm.double() for norm in norms])
+def _versions(decoder: Decoder) -> list[tuple[int, int]]:
+    """Where weights are, and how often they were written to; those made in inference mode are not counted."""
+    return [(weight.data_ptr(), -1 if weight.is_inference() else weight._version) for weight in decoder.weights]
 
 
-def _same(a: tuple[list[tuple[int, int]], torch.Tensor], b: tuple[list[tuple[int, int]], torch.Tensor]) -> bool:
-    return a[0] == b[0] and torch.equal(a[1], b[1])
+@torch.no_grad()
+def _norms(decoder: Decoder) -> list[float]:
+    """A number for each weight that its next version will hardly share."""
+    precision = torch.promote_types(decoder.embedding.dtype, torch.float32)
+    norms: list[float] = torch.stack(torch._foreach_norm(decoder.weights, 2, precision)).tolist()
+    return norms

@@ -218,6 +218,7 @@ class Agent:
                 if self.n_iterations % self.config.checkpoint_every == 0:
                     self.checkpoint()
             self.checkpoint()
+        self.policy.forget()  # gives memory back
         if signals.received is not None:
             self._stop(signals.received)
         return self

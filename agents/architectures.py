@@ -188,6 +188,8 @@ def _is_plain(model: PreTrainedModel) -> bool:
     joined += [[layer.mlp.gate_proj, layer.mlp.up_proj] for layer in body.layers]
     return (
         len(dtypes) == 1
+        # A pruned layer is smaller than the others.
+        and len({tuple(weight.shape for weight in layer.parameters()) for layer in body.layers}) == 1
         and all(part.scaling == part.head_dim**-0.5 for part in attentions)
         and all(len({linear.bias is None for linear in linears}) == 1 for linears in joined)
     )

@@ -73,6 +73,8 @@ class MixedPrecisionAdamW:
     def apply(self) -> None:
         """The second half of :meth:`step`."""
         self.adam.step()
+        # PyTorch's fused step does not count as a change; whoever computed something from the weights asks for it.
+        torch.autograd.graph.increment_version(self.masters)
         with torch.no_grad():
             for parameter, master in zip(self.parameters, self.masters, strict=True):
                 if master is not parameter:

@@ -59,7 +59,7 @@ class Packing:
         buckets: One after the other they are all the packed rows.
         states: ``(m,)`` int64. Packed rows in whose state a policy chose a token, in the order of the response mask.
         last_states: ``(B,)`` int64. The same after the last token of each response; ``None`` if not asked for.
-        responses: ``(n,)`` int64. A response in whose transcript each token is.
+        responses: ``(n,)`` int64. A response in whose transcript each token is; ``None`` where rows were moved.
     """
 
     ids: torch.Tensor
@@ -67,20 +67,18 @@ class Packing:
     buckets: tuple[Bucket, ...]
     states: torch.Tensor
     last_states: torch.Tensor | None
-    responses: Ints
+    responses: Ints | None
 
     def moved(self, to: Ints, n: int) -> Packing:
         """The same pass where packed row ``i`` has become ``to[i]`` of ``n``; what is in others is read by nobody."""
         index = torch.from_numpy(to).to(self.ids.device)
-        responses = np.zeros(n, dtype=np.int64)
-        responses[to] = self.responses
         return Packing(
             ids=self.ids.new_zeros(n).index_copy_(0, index, self.ids),
             positions=self.positions.new_zeros(n).index_copy_(0, index, self.positions),
             buckets=tuple(bucket.moved(index) for bucket in self.buckets),
             states=index[self.states],
             last_states=None if self.last_states is None else index[self.last_states],
-            responses=responses,
+            responses=None,
         )
 
 

@@ -79,7 +79,7 @@ def backward(
         if not states.read_with_responses:  # the last token of a prompt is fed with each response
             lengths = data.batch.prompt_lengths[some * data.batch.group_size] - 1
             padding.add(lengths, int(lengths.max()))
-        for part in _microbatches(data, some, max_tokens, states):
+        for part in _microbatches(data, some, _KEPT_SHARE * max_tokens if states.kept else max_tokens, states):
             share = loss(data.cut(part), _inputs(data, part, prompt_ids, prompt_lengths, leaves))
             share.backward()  # type: ignore[no-untyped-call]
             lengths = data.batch.response_lengths[part.rows.cpu().numpy()]
@@ -94,7 +94,7 @@ def backward(
 def _microbatches(data: RolloutTensors, groups: Ints, max_tokens: int, states: PromptStates) -> Iterator[Microbatch]:
     """Groups together where a pass reads their prompts with them, and without padding; else like lengths together."""
     if states.read_with_responses:
-        return data.packed_microbatches(groups, _KEPT_SHARE * max_tokens if states.kept else max_tokens)
+        return data.packed_microbatches(groups, max_tokens)
     return data.microbatches(groups, max_tokens)
 
 

@@ -261,26 +261,34 @@ class Policy(TokenDistribution):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is remembered of the slots, which is made again: a cache seen in two types cannot be pickled."""
-        return self.__dict__ | {"_slots": None, "_decoder": None}
+        return self.__dict__ | {"_slots": None, "_decoder": None, "_keeps": False}
 
     def forget(self) -> None:
-        """Drop all that was remembered of the slots; needed after the weights changed, or what computes them."""
+        """Drop all that was remembered of the slots, and what was kept for learning outside of its context.
+
+        Needed after the weights changed, or what computes them: a change that autograd does not count (of ``.data``, by
+        a fused optimiser) may be noticed by nothing else.
+        """
         if self._slots is not None:
             self._slots.release_all()
         if self._activations is not None:
-            self._activations.end()
+            if self._keeps:
+                self._activations.end()
+            else:
+                self._activations.drop()
         self._was_told_to_forget = True
 
     @contextmanager
     def keeping_activations(self) -> Iterator[None]:
         """Within the context, what :meth:`act` computes is kept; afterwards learning from it begins with that.
 
-        The first pass over the same tokens, with the same weights, then needs no forward pass of its own, a quarter of
-        the whole work. The results are the same up to rounding. On a CPU, for architectures that llmgym's own code
-        runs, without gradient checkpointing; for others nothing is kept.
+        The first pass over the same tokens, with the same weights, then needs no forward pass of its own. The results
+        are the same up to rounding. On a CPU, for architectures that llmgym's own code runs, without gradient
+        checkpointing; for others nothing is kept. Send a loss back before the next context begins: its graph reads
+        what is kept. :meth:`forget`, outside of a context, gives the memory back.
         """
-        self.forget()
         self._keeps = True
+        self.forget()
         try:
             yield
         finally:
@@ -389,7 +397,8 @@ class Policy(TokenDistribution):
                 slots = SlotRows(n_slots, chosen.cache)
             self._slots, self._decoder, decoder = slots, chosen, chosen
             self._was_told_to_forget = False
-            if self._keeps and isinstance(chosen, FusedDecoder) and not chosen.keeps:
+            keeps = self._keeps and not self.gradient_checkpointing
+            if keeps and isinstance(chosen, FusedDecoder) and not chosen.keeps:
                 chosen.keep_activations(self.max_kept_bytes)
         return slots, decoder
 

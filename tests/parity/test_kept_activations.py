@@ -5,6 +5,7 @@ In float64, where the two differ by rounding alone, against a policy that keeps 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -18,7 +19,9 @@ transformers = pytest.importorskip("transformers")
 
 from llmgym.agents import fused_functions, fused_learning  # noqa: E402
 from llmgym.agents.activations import Activations  # noqa: E402
+from llmgym.agents.critics import ValueHead  # noqa: E402
 from llmgym.agents.grpo import GRPO  # noqa: E402
+from llmgym.agents.optimizers import MixedPrecisionAdamW  # noqa: E402
 from llmgym.agents.policies import Policy  # noqa: E402
 from llmgym.agents.rollouts import collect  # noqa: E402
 from tests.golden.test_agents_fused_learning import KNOWN, SMALL  # noqa: E402
@@ -126,25 +129,33 @@ def test_without_gradient_no_layer_is_computed(found: list[bool], monkeypatch: p
     assert found == [True, True]
 
 
-@pytest.mark.parametrize("change", ["optimizer", "data", "swap", "embedding", "bias"])
+@pytest.mark.parametrize("change", ["optimizer", "fused", "sign", "swap", "embedding", "bias", "data"])
 def test_other_weights_begin_anew(change: str, found: list[bool]) -> None:
-    """In the last but one autograd sees nothing, in ``data`` neither."""
+    """Autograd counts every change but that of ``.data``, after which a policy is told to forget."""
     policy, other = Policy(make_model("qwen2"), seed=3), Policy(make_model("qwen2"), seed=3)
     played = kept(policy)
     for model in (policy.model, other.model):
         layer = model.model.layers[1]
-        if change == "optimizer":
-            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-            model.lm_head.weight.grad = torch.ones_like(model.lm_head.weight)
-            optimizer.step()
-        elif change == "data":
-            layer.mlp.down_proj.weight.data[3, 4] += 0.5
-        elif change == "swap":
-            layer.self_attn.o_proj.weight = torch.nn.Parameter(layer.self_attn.o_proj.weight.detach() * 1.25)
-        elif change == "embedding":
-            model.model.embed_tokens.weight.data *= 1.5
-        else:
-            layer.self_attn.q_proj.bias.data += 0.1
+        with torch.no_grad():
+            if change == "optimizer":
+                optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+                model.lm_head.weight.grad = torch.ones_like(model.lm_head.weight)
+                optimizer.step()
+            elif change == "fused":  # which autograd does not count either
+                model.lm_head.weight.grad = torch.ones_like(model.lm_head.weight)
+                torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True).step()
+            elif change == "sign":
+                layer.mlp.down_proj.weight.neg_()
+            elif change == "swap":
+                layer.self_attn.o_proj.weight = torch.nn.Parameter(layer.self_attn.o_proj.weight.flip(0))
+            elif change == "embedding":
+                model.model.embed_tokens.weight.mul_(1.5)
+            elif change == "bias":
+                layer.self_attn.q_proj.bias.add_(0.1)
+            else:
+                layer.mlp.down_proj.weight.data[3, 4] += 0.5
+    if change == "data":
+        policy.forget()
     assert_same(learn(policy, played), learn(other, played))
     assert found == [False]
 
@@ -176,26 +187,119 @@ def test_two_rollouts_in_one_context(found: list[bool]) -> None:
     assert len(found) == 2
 
 
-@pytest.mark.parametrize("n_tokens", [0, 10, 40, 70])
-def test_what_does_not_fit_is_computed_again(n_tokens: int, found: list[bool]) -> None:
-    """Without room for all, transcripts that were kept whole are found, and no others."""
+def test_what_does_not_fit_is_not_kept(found: list[bool]) -> None:
+    """Nor is the next rollout, unless this one would have fitted; the memory is given back."""
     policy = Policy(make_model("llama"), seed=3)
-    whole = kept(policy)
-    assert learn(policy, whole)
+    each = kept_bytes(policy)
+    policy.max_kept_bytes = 40 * each
+    for _ in range(2):
+        played = kept(policy)
+        mine = learn(policy, played)
+        policy.gradient_checkpointing = True
+        assert_same(mine, learn(policy, played))
+        policy.gradient_checkpointing = False
+        assert n_held(policy) == 0
+    with policy.keeping_activations():
+        policy.act(observe([[3, 5], [9], [4], [4], [4], [6]]), np.ones(6, dtype=bool))
+    assert n_held(policy) == 0
+    with policy.keeping_activations():
+        policy.act(observe([[3, 5], [9], [4], [4], [4], [6]]), np.ones(6, dtype=bool))
+    assert n_held(policy) == 40
+    assert found == [False, False]
+
+
+def kept_bytes(policy: Policy) -> int:
+    """Of a token: what the document says is kept of it, in float64."""
+    config = policy.model.config
+    heads = config.num_attention_heads + 2 * config.num_key_value_heads
+    head_dim = config.hidden_size // config.num_attention_heads
+    layer = 3 * config.hidden_size + 2 + heads * head_dim + 2 * config.intermediate_size
+    return 8 * (config.num_hidden_layers * layer + config.hidden_size)
+
+
+def n_held(policy: Policy) -> int:
+    """Tokens that there is memory for."""
     activations = policy._activations
     assert activations is not None
-    each = activations.max_bytes // activations._capacity
-    policy.max_kept_bytes = n_tokens * each
+    return sum(states.shape[1] for states in activations._states[:1])
+
+
+def test_memory_is_held_no_longer_than_needed(found: list[bool]) -> None:
+    policy = Policy(make_model("llama"), seed=3)
+    with policy.keeping_activations():
+        twin = copy.deepcopy(policy)
+        play(policy)
+    assert n_held(policy) > 0
+    policy.forget()
+    assert n_held(policy) == 0
+    for never in (policy, twin):
+        never.gradient_checkpointing = never is policy
+        with never.keeping_activations() if never is policy else nullcontext():
+            play(never)
+        assert n_held(never) == 0
+    assert found == []
+
+
+def test_nothing_is_kept_after_the_context(found: list[bool]) -> None:
+    policy = Policy(make_model("llama"), seed=3)
+    kept(policy)
+    policy.forget()
+    learn(policy, play(policy))
+    assert n_held(policy) == 0
+    assert found == [False]
+
+
+def test_learning_twice_from_the_same(found: list[bool]) -> None:
+    policy = Policy(make_model("qwen3"), seed=3)
     played = kept(policy)
-    activations = policy._activations
-    assert activations is not None
-    assert activations.n_tokens <= n_tokens
-    mine = [learn(policy, played, [row]) for row in range(6)]
-    policy.gradient_checkpointing = True
-    for row in range(6):
-        assert_same(mine[row], learn(policy, played, [row]))
-    assert len(found) == 7
-    assert not all(found[1:])
+    assert_same(learn(policy, played), learn(policy, played))
+    assert found == [True, True]
+
+
+def test_prompts_that_go_beyond_what_slots_began_with(found: list[bool]) -> None:
+    """Two slots that begin with one prompt and write unlike turns: learning only the last turn, prompts are unlike."""
+    policy = Policy(make_model("llama"), seed=3)
+    with policy.keeping_activations():
+        transcripts = [[4, 4, 9], [4, 4, 9]]
+        for step in range(8):
+            actions, _ = policy.act(observe(transcripts), np.full(2, step == 0))
+            transcripts = [[*ids, int(action)] for ids, action in zip(transcripts, actions, strict=True)]
+    ids = torch.tensor(transcripts)
+    assert (ids[0, :6] != ids[1, :6]).any()
+    lengths, mask = torch.tensor([6, 6]), torch.ones(2, 5, dtype=torch.bool)
+    played = Played((ids[:, :6], lengths, ids[:, 6:], mask), {"prompt_index": torch.arange(2), "allowed": None}, None)
+    mine = learn(policy, played)
+    policy.forget()
+    assert_same(mine, learn(policy, played))
+
+
+def test_values_come_from_it_too(found: list[bool]) -> None:
+    policy, head = Policy(make_model("llama"), seed=3), ValueHead(16).double()
+    torch.nn.init.normal_(head.linear.weight)
+    played = kept(policy)
+    options = {"prompt_index": played.options["prompt_index"], "value_head": lambda hidden: head.linear(hidden)[:, 0]}
+    without = policy.logprobs(*played.arguments, **options, with_last_values=False)
+    both = policy.logprobs(*played.arguments, **options)
+    assert found == [True]  # nobody acts in a last state, so it is not known
+    policy.forget()
+    again = policy.logprobs(*played.arguments, **options)
+    assert without.last_values is None
+    assert torch.allclose(without.values, again.values)
+    assert torch.allclose(both.last_values, again.last_values)
+
+
+def test_a_pruned_layer_is_run_by_the_models_own_code() -> None:
+    model = make_model("llama", torch.float32)
+    layer = model.model.layers[1].mlp
+    for name in ("gate_proj", "up_proj"):
+        linear = getattr(layer, name)
+        linear.weight, linear.out_features = torch.nn.Parameter(linear.weight[:-4]), linear.out_features - 4
+    layer.down_proj.weight = torch.nn.Parameter(layer.down_proj.weight[:, :-4])
+    policy = Policy(model, seed=3)
+    played = kept(policy)
+    mask = played.arguments[3]
+    assert policy._activations is None
+    assert torch.allclose(played.sampled[mask], learn(policy, played)[0][mask], atol=1e-4)
 
 
 def test_in_bfloat16_the_same_to_its_precision(found: list[bool]) -> None:
@@ -262,3 +366,29 @@ def test_an_agent_learns_from_it(n_epochs: int, finds: bool, found: list[bool]) 
                 assert not found[-1]  # after the first optimiser step
     for one, other in zip(*weights, strict=True):
         assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_passes_that_find_them_are_twice_as_large(found: list[bool]) -> None:
+    n_passes = []
+    for n_bytes in (2**24, 0):
+        found.clear()
+        with copy_envs("disabled") as envs:
+            policy = Policy(tiny_llama(vocab_size=int(envs.single_action_space.n)), seed=5)
+            policy.max_kept_bytes = n_bytes
+            options = {"group_size": 4, "problems_per_iteration": 8, "n_minibatches": 1, "microbatch_tokens": 16}
+            agent = GRPO(policy, envs, advantages="mean", seed=1, **options)
+            with policy.keeping_activations():
+                batch, _ = agent.collect()
+            agent.update(batch)
+        assert set(found) == {n_bytes > 0}
+        n_passes.append(len(found))
+    assert n_passes[0] < 0.75 * n_passes[1]
+
+
+def test_an_optimiser_step_is_a_change() -> None:
+    """PyTorch's fused step is none to autograd."""
+    weight = torch.nn.Parameter(torch.ones(2))
+    weight.grad = torch.ones(2)
+    before = weight._version
+    MixedPrecisionAdamW([weight], learning_rate=0.1).step()
+    assert weight._version > before

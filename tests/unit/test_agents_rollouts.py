@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -10,14 +10,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from gymnasium.vector import AutoresetMode  # noqa: E402
+from gymnasium.vector import AutoresetMode, SyncVectorEnv  # noqa: E402
 
 import llmgym  # noqa: E402, F401
 from llmgym.agents.agent import rollout_metrics  # noqa: E402
 from llmgym.agents.policies import Policy  # noqa: E402
 from llmgym.agents.rollouts import RolloutBatch, collect  # noqa: E402
 from llmgym.errors import InvalidOptionError, LLMGymError  # noqa: E402
-from tests.unit.agent_fakes import END, EchoEnv, echo_envs, tiny_llama  # noqa: E402
+from tests.unit.agent_fakes import END, VOCABULARY, EchoEnv, echo_envs, tiny_llama  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,39 @@ def test_every_record_is_what_happened(policy: Policy, mode: AutoresetMode, grou
     assert batch.n_timesteps == batch.response_mask.sum()
     assert (batch.response_mask.sum(1) < batch.response_lengths).any()  # the environment did write
     assert 0 < batch.env_seconds + batch.policy_seconds < batch.seconds
+
+
+class UnlikePromptsEnv(EchoEnv):
+    """Prompts of 1 or 20 tokens, and responses that may fill what is left of the width."""
+
+    played: ClassVar[list[list[int]]] = []
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        _, info = super().reset(seed=seed)
+        self.ids = self.np_random.integers(2, VOCABULARY, size=int(self.np_random.choice([1, 20]))).tolist()
+        return self.observation(), info
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.ids.append(int(action))
+        terminated, truncated = action == END, action != END and len(self.ids) == 24
+        if terminated or truncated:
+            self.played.append(list(self.ids))
+        return self.observation(), 1.0, terminated, truncated, {}
+
+
+def test_a_short_prompt_may_be_followed_by_as_many_tokens_as_a_long_one_has(policy: Policy) -> None:
+    UnlikePromptsEnv.played.clear()
+    envs = SyncVectorEnv([UnlikePromptsEnv] * 6, autoreset_mode=AutoresetMode.NEXT_STEP)
+    with policy.playing(forbidden={token: [END] for token in range(VOCABULARY)}):
+        batch = collect(envs, policy, n_groups=6, seed=4)
+    assert sorted(set(batch.prompt_lengths.tolist())) == [1, 20]
+    assert sorted(set(batch.response_lengths.tolist())) == [4, 23]
+    recorded = [[*batch.prompt_of(row).tolist(), *batch.response_of(row).tolist()] for row in range(6)]
+    assert all(transcript in UnlikePromptsEnv.played for transcript in recorded)
+    assert (batch.response_mask.sum(1) == batch.response_lengths).all()
+    for row, length in enumerate(batch.response_lengths):
+        assert not batch.response_ids[row, length:].any()
+        assert not batch.rewards[row, length:].any()
 
 
 class SilentEnv(EchoEnv):
