@@ -20,7 +20,8 @@ import numpy as np
 from gymnasium import spaces
 
 from llmgym.errors import InvalidActionError, InvalidOptionError, PromptTooLongError, unknown_name
-from llmgym.process import Process, ProcessRules, SlotState
+from llmgym.grammar import Bools, load_grammar
+from llmgym.process import NOT_STARTED, RUNNING, Process, ProcessRules, SlotState
 from llmgym.prompts import check_template, encode_prompt
 from llmgym.rewards import RewardStack
 from llmgym.spaces import TextSpace, check_text
@@ -58,6 +59,9 @@ class EnvOptions:
         reveal_reference_answer: Whether ``reset`` puts the reference answer into its info.
         reward_workers: Processes that judge the transitions of a step between them, for ``rewards`` that take long; 0:
             the environment's own. The rewards are the same; ``close()`` ends the workers.
+        grammar: Regular expression of a whole response, for ``action_masks()`` with token actions
+            (see :mod:`llmgym.grammar`). ``"[0-9]+"``: digits, then the end token. ``None``: every token is allowed.
+            It bounds nothing by itself.
     """
 
     action_unit: ActionUnit = "token"
@@ -72,6 +76,7 @@ class EnvOptions:
     system_prompt: str | None = None
     reveal_reference_answer: bool = False
     reward_workers: int = 0
+    grammar: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, before anything is loaded."""
@@ -91,6 +96,15 @@ class EnvOptions:
             raise InvalidOptionError(
                 f"Expected `reveal_reference_answer` to be True or False, actual: {self.reveal_reference_answer!r}. "
                 "Write one of them."
+            )
+        if not isinstance(self.grammar, str | None):
+            raise InvalidOptionError(
+                f"Expected `grammar` to be a text, actual: {self.grammar!r}. Write a regular expression."
+            )
+        if self.grammar is not None and self.action_unit != "token":
+            raise InvalidOptionError(
+                f'Expected a `grammar` with action_unit="token" only (it chooses among tokens), actual: '
+                f"{self.action_unit!r}. Leave it out, or act in tokens."
             )
         stop_strings: Any = self.stop_strings
         if isinstance(stop_strings, str) or not isinstance(stop_strings, Sequence):
@@ -152,6 +166,7 @@ class Engine:
         )
         replies = any(getattr(task, "replies", False) for task in self.tasks)
         self.process = Process(len(self.tasks), rules, self.tokenizer, self._reply if replies else None)
+        self._grammar = None if options.grammar is None else load_grammar(options.grammar, self.tokenizer)
 
     def _reply(self, slot: int) -> str | None:
         return self.tasks[slot].reply(self.process.problem(slot), self.process.transcript(slot))
@@ -171,6 +186,31 @@ class Engine:
     def action_space(self) -> spaces.Space[Any]:
         """Space of one slot's actions."""
         return spaces.Discrete(self.tokenizer.vocab_size) if self.options.action_unit == "token" else TextSpace()
+
+    def action_masks(self) -> Bools:
+        """``(N, V)`` bool: the tokens that keep each slot's response to the grammar; all of them where there is none.
+
+        Raises:
+            InvalidOptionError: If actions are texts.
+            InvalidActionError: If there is a grammar, and a slot has no episode or a response that left the grammar.
+        """
+        if self.options.action_unit != "token":
+            raise InvalidOptionError(
+                f'Expected action_unit="token" for masks of actions, actual: {self.options.action_unit!r}, where an '
+                "action is a text. Act in tokens."
+            )
+        process = self.process
+        masks = np.ones((process.num_slots, self.tokenizer.vocab_size), dtype=np.bool_)
+        if self._grammar is None:
+            return masks
+        if np.any(process.stop_reason == NOT_STARTED):
+            raise InvalidActionError(
+                "Expected reset() before action_masks(), actual: slots without an episode. Call reset()."
+            )
+        slots = np.flatnonzero(process.stop_reason == RUNNING)  # elsewhere nothing is chosen
+        states = self._grammar.states_after(process.ids[slots], process.turn_start[slots], process.length[slots])
+        masks[slots] = self._grammar.allowed(states)
+        return masks
 
     def begin(self, slot: int, rng: np.random.Generator, problem: Problem | None) -> dict[str, Any]:
         """Start an episode with a given problem or one of the task's; returns the info of ``reset``."""
@@ -439,6 +479,18 @@ class LanguageEnv(gym.Env[Observation, Any]):
     def last_transition(self) -> Transition:
         """What the last ``step()`` did: reasoning steps closed, episode ended or not."""
         return self.engine.transition(0)
+
+    def action_masks(self) -> Bools:
+        """``(V,)`` bool: the tokens that keep the response to the ``grammar``; all of them where there is none.
+
+        After the end of an episode, where nothing is chosen, all of them.
+
+        Raises:
+            InvalidOptionError: If actions are texts.
+            InvalidActionError: If there is a grammar, and no episode, or a response that does not keep to it.
+        """
+        mask: Bools = self.engine.action_masks()[0]
+        return mask
 
     @property
     def token_trace(self) -> list[TokenTrace]:

@@ -207,6 +207,11 @@ class Process:
         """``(N,)`` int64. Tokens that the agent has written in each slot."""
         return self.length - self.prompt_length - self._reply_length
 
+    @property
+    def turn_start(self) -> npt.NDArray[np.int64]:
+        """``(N,)`` int64. Index of the first token of the agent's present turn."""
+        return self._turn_start
+
     def stopped(self, slot: int) -> StopReason | None:
         """Why the slot's episode ended; ``None`` while it goes on."""
         code = self.stop_reason_at[slot]

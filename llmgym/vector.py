@@ -137,10 +137,11 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
         for slot, slot_seed in self._parse_seeds(seed, slots):
             if group_size is None or slot % group_size == 0:
                 self._rngs[slot], self._seeds[slot] = seeding.np_random(slot_seed)
-        if group_size is not None:
-            self._share_rngs(slots, group_size)
         infos: dict[str, Any] = {}
         self._ready = False  # until all is done: an error in between must not leave slots that seem to go on
+        if group_size is not None:
+            self._draw_for_groups(problems, slots, group_size)
+            self._share_rngs(slots, group_size)
         self._add_infos(infos, [(slot, self._begin(slot, problems[slot])) for slot in slots])
         self._refresh()
         return self._observations(), infos
@@ -160,6 +161,14 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
         self._acts = np.ones(self.num_envs, dtype=np.bool_)
         self._acts[over] = False
         self._acting = np.flatnonzero(self._acts) if over else None
+
+    def _draw_for_groups(self, problems: list[Problem | None], slots: list[int], group_size: int) -> None:
+        """Draw once for each group whose slots would all draw the same."""
+        tasks = self.engine.tasks
+        for first in slots[::group_size]:
+            group = range(first, first + group_size)
+            if all(problems[slot] is None and tasks[slot] is tasks[first] for slot in group):
+                problems[first : first + group_size] = [tasks[first].sample(self._rng(first))] * group_size
 
     def _share_rngs(self, slots: list[int], group_size: int) -> None:
         """Give each slot the state of the random generator of its group's first."""
@@ -494,6 +503,17 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
     def transcripts(self, slots: Iterable[int] | None = None) -> list[Transcript]:
         """The states of some slots (all of them by default) as text, at this moment."""
         return [self.process.transcript(slot) for slot in (range(self.num_envs) if slots is None else slots)]
+
+    def action_masks(self) -> Bools:
+        """``(N, V)`` bool: the tokens that keep each response to the ``grammar``; all of them where there is none.
+
+        All of them, too, where an episode is over: nothing is chosen there.
+
+        Raises:
+            InvalidOptionError: If actions are texts.
+            InvalidActionError: If there is a grammar, and a slot has no episode or a response that does not keep to it.
+        """
+        return self.engine.action_masks()
 
     @property
     def transitions(self) -> list[tuple[int, Transition]]:

@@ -171,6 +171,7 @@ else:
     [
         ("torch,transformers", "from llmgym.agents import GRPO", "agents"),
         ("torch,transformers", "import llmgym.agents; llmgym.agents.GRPO", "agents"),
+        ("stable_baselines3", "import llmgym.sb3", "sb3"),
         ("tyro", "from llmgym.cli import run_play; run_play([])", "agents"),
         ("torch,transformers", "from llmgym.play import PlayOptions, play; play(PlayOptions())", "agents"),
         ("PIL", "from llmgym.rendering import render_rgb; render_rgb([])", "render"),
