@@ -50,6 +50,7 @@ class TokenDistribution:
         self._vocab_size = vocab_size
         self.temperature = temperature
         self._forbidden: dict[int, tuple[int, ...]] = {}
+        self._n_actions = 0
         self.n_actions = n_actions
         self.forbidden = forbidden or {}
         self.top_k = top_k
@@ -81,8 +82,10 @@ class TokenDistribution:
                 f"Expected a model that knows every token of the environment (vocabulary of {value}), actual: "
                 f"vocabulary of {known}. Make the environment with the model's own tokenizer."
             )
-        self._n_actions = known if value is None else int(value)
-        self.forbidden = self._forbidden
+        wanted = known if value is None else int(value)
+        if wanted != self._n_actions:  # it is set before each rollout
+            self._n_actions = wanted
+            self.forbidden = self._forbidden
 
     @property
     def forbidden(self) -> Mapping[int, Sequence[int]]:
