@@ -1,4 +1,4 @@
-"""The command ``llmgym``: ``list`` | ``play`` | ``audit`` | ``train`` | ``eval``.
+"""The command ``llmgym``: ``list`` | ``play`` | ``audit`` | ``train`` | ``eval`` | ``bench``.
 
 Options are read off the dataclasses and signatures that the classes take, so nothing is declared twice. Each command
 imports what it needs when it runs: ``llmgym list`` loads no torch.
@@ -11,6 +11,7 @@ import importlib
 import inspect
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ usage: llmgym COMMAND [OPTIONS]
   llmgym audit ENV        what a policy could get from a reward without solving anything
   llmgym train ALGORITHM  train a model with grpo or ppo; `llmgym train --resume RUN` goes on with a run
   llmgym eval PATH        accuracy of a run, of a saved agent or of any model, on held-out problems
+  llmgym bench            what agents can and cannot learn: diagnostics over seeds, with a report
 
 `llmgym COMMAND --help` shows the options of a command.
 """
@@ -263,6 +265,79 @@ def _print_evaluation(result: Evaluation, n_examples: int) -> None:
         print(example["response"])
 
 
+# --- bench -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """Train agents on the diagnostics, over seeds, and write a report. Interrupted, the same command goes on.
+
+    Attributes:
+        agents: Separated by commas: grpo, ppo, random, sb3-ppo, sb3-a2c, sb3-dqn, or one of yours as module:Class or
+            path/to/file.py:Class, with a name as name=module:Class.
+        suite: diagnostics.
+        sizes: Separated by commas: small, medium, large.
+        only: Names of diagnostics, separated by commas. None: all.
+        seeds: Trainings of each agent on each challenge.
+        budget: Environment steps of each training. None: the suite's own.
+        episodes: Episodes after each training, which the score is of.
+        points: Evaluations during each training.
+        jobs: Processes at once, one thread each.
+        output: Folder of the results.
+        report_only: Run nothing, and write the report of what is there.
+    """
+
+    agents: str = "random,grpo,ppo"
+    suite: str = "diagnostics"
+    sizes: str = "small"
+    only: str | None = None
+    seeds: int = 5
+    budget: int | None = None
+    episodes: int = 1000
+    points: int = 10
+    jobs: int = 1
+    output: Path = Path("runs/bench")
+    report_only: bool = False
+
+
+def run_bench(arguments: Sequence[str]) -> None:
+    """Run what is missing of a benchmark, then write its report. Exit code 1 when a training ended with an error."""
+    options = parse(BenchOptions, arguments, "bench")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # agents of the user's, as `python -m` would find them
+    benchmark = _agents("llmgym.benchmark")
+    plan = benchmark.Plan(
+        tuple(map(benchmark.AgentSpec.parse, _names(options.agents))),
+        benchmark.suite(
+            options.suite,
+            sizes=_names(options.sizes),
+            only=None if options.only is None else _names(options.only),
+            budget=options.budget,
+        ),
+        n_seeds=options.seeds,
+        n_points=options.points,
+        point_episodes=min(200, options.episodes),
+        final_episodes=options.episodes,
+    )
+    failures = []
+    if not options.report_only:
+        failures = benchmark.run(plan, options.output, jobs=options.jobs, tell=lambda line: print(line, flush=True))
+    for error in dict.fromkeys(failure.error for failure in failures):  # an agent's mistake is the same in each cell
+        names = [failure.cell.name for failure in failures if failure.error == error]
+        print(f"\n{names[0]} ({len(names)} such)\n{error}", file=sys.stderr)
+    if len(failures) < len(plan.cells()):
+        summary = benchmark.Summary.read(plan, options.output)
+        written = benchmark.write_report(summary, options.output, shlex.join(["llmgym", "bench", *arguments]))
+        print(f"report: {', '.join(map(str, written))}")
+    if failures:
+        sys.exit(1)
+
+
+def _names(text: str) -> list[str]:
+    """Names that commas separate."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 # --- Arguments -------------------------------------------------------------------------------------------------------
 
 
@@ -340,6 +415,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "audit": run_audit,
     "train": run_train,
     "eval": run_eval,
+    "bench": run_bench,
 }
 
 

@@ -21,6 +21,7 @@ EXAMPLES = {
     "06_grpo": ("max_seconds=1, n_problems=16, folder='model'", "after:"),
     "07_own_agent": ("n_iterations=1", "mean return"),
     "08_ppo": ("max_seconds=1, n_problems=16, run_dir='run'", "after:"),
+    "10_reinforce": ("budget=2000", "copy: score"),
 }
 
 

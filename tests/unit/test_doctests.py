@@ -18,5 +18,7 @@ def modules():
 def test_examples(name):
     if name.startswith("llmgym.agents"):
         pytest.importorskip("torch")
+    if name.startswith("llmgym.sb3") or name == "llmgym.benchmark.sb3_agents":
+        pytest.importorskip("stable_baselines3")
     result = doctest.testmod(importlib.import_module(name))
     assert result.failed == 0

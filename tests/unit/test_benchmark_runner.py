@@ -1,0 +1,264 @@
+"""Running a benchmark: what a cell leaves, that nothing is run twice, and that nothing is taken for what it is not."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from llmgym.benchmark import AgentSpec, Plan, run, suite
+from llmgym.benchmark.cells import Cell, as_csv, is_done, run_cell
+from llmgym.benchmark.summary import Summary
+from llmgym.errors import InvalidOptionError
+
+SOURCE = """
+import numpy as np
+
+class Learner:
+    '''Right more and more often: of `noise`, whose right word is the same for all.'''
+
+    def train(self, challenge, budget, seed):
+        self.rng, self.share = np.random.default_rng(seed), 0.0
+        envs = challenge.make_vec(10)
+        challenge.progress()
+        while challenge.n_timesteps < budget:
+            envs.reset(seed=seed)
+            envs.step(np.full(10, 5))
+            self.share = challenge.n_timesteps / budget
+            challenge.progress()
+
+    def act(self, observations, restarted, waiting):
+        right = self.rng.random(len(waiting)) < self.share
+        return np.where(right, 5, 1)  # the first word, or none
+
+class Broken:
+    def act(self, observations, restarted, waiting):
+        raise ArithmeticError("this agent cannot")
+
+class Interrupted(Learner):
+    def train(self, challenge, budget, seed):
+        if seed == 1 and not DONE.exists():
+            raise KeyboardInterrupt
+        super().train(challenge, budget, seed)
+
+def answer(prompt):
+    return "1 "
+"""
+
+
+@pytest.fixture
+def agents(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(f"from pathlib import Path\nDONE = Path({str(tmp_path / 'go_on')!r})\n{SOURCE}")
+    return path
+
+
+def plan_of(*words: str, **options) -> Plan:
+    entries = suite(only=["noise"], budget=options.pop("budget", 200))
+    options = {"n_seeds": 2, "n_points": 4, "point_episodes": 20, "final_episodes": 40} | options
+    return Plan(tuple(map(AgentSpec.parse, words)), entries, **options)
+
+
+def files(output: Path) -> dict[str, str]:
+    """All results, without the seconds that they took."""
+    found = {}
+    for path in sorted(output.glob("cells/*/*/*/*")):
+        text = path.read_text()
+        if path.suffix == ".csv":
+            rows = list(csv.DictReader(io.StringIO(text)))
+            text = as_csv([row | {"seconds": ""} for row in rows])
+        found[str(path.relative_to(output))] = text
+    return found
+
+
+def test_a_cell_is_a_folder_with_everything(agents, tmp_path):
+    plan = plan_of("random", f"{agents}:Learner")
+    lines: list[str] = []
+    assert run(plan, tmp_path / "out", tell=lines.append) == []
+    assert lines[0] == "4 of 4 cells to run, 1 at a time"
+    folder = tmp_path / "out" / "cells" / "Learner" / "noise-small" / "seed_1"
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "curve.csv", "episodes.jsonl"]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["seed"] == 1
+    assert config["entry"] == {"diagnostic": "noise", "size": "small", "budget": 200}
+    assert {"python", "torch", "numpy"} <= set(config["versions"])
+    episodes = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
+    rows = list(csv.DictReader((folder / "curve.csv").read_text().splitlines()))
+    assert len(episodes) == int(rows[-1]["n_episodes"]) == 40
+    mean = sum(episode["episode_return"] for episode in episodes) / 40
+    assert float(rows[-1]["mean_return"]) == pytest.approx(mean)
+
+
+def test_the_curve_has_a_point_for_each_share_of_the_budget(agents, tmp_path):
+    plan = plan_of(f"{agents}:Learner", n_seeds=1, point_episodes=200)
+    run(plan, tmp_path)
+    summary = Summary.read(plan, tmp_path)
+    (one,) = summary.of("Learner", "noise-small")
+    assert one.column("timesteps").tolist() == [0, 50, 100, 150, 200]
+    assert [row["final"] for row in one.rows] == ["False"] * 4 + ["True"]
+    returns = one.column("mean_return")
+    assert returns[0] < 0.3 < 0.7 < returns[-1]
+    regret = one.readings["regret"]
+    assert regret == pytest.approx(float(one.rows[-1]["optimal_return"]) - returns[-1])
+
+
+def test_an_agent_that_never_reports_has_its_final_score(agents, tmp_path):
+    plan = plan_of(f"{agents}:answer", n_seeds=1)
+    assert run(plan, tmp_path) == []
+    (one,) = Summary.read(plan, tmp_path).of("answer", "noise-small")
+    assert one.column("timesteps").tolist() == [0]
+    assert one.rows[0]["final"] == "True"
+
+
+def test_the_same_cell_gives_the_same_result(agents, tmp_path):
+    for name in ("a", "b"):
+        run(plan_of("random", f"{agents}:Learner"), tmp_path / name)
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+def test_seeds_differ(agents, tmp_path):
+    run(plan_of("random"), tmp_path)
+    first, second = (
+        (tmp_path / "cells/random/noise-small" / seed / "episodes.jsonl").read_text() for seed in ("seed_0", "seed_1")
+    )
+    assert first != second
+
+
+def test_interrupted_it_goes_on_where_it_was(agents, tmp_path):
+    plan = plan_of("random", f"{agents}:Interrupted")
+    with pytest.raises(KeyboardInterrupt):
+        run(plan, tmp_path / "out")
+    done = files(tmp_path / "out")
+    assert len({str(Path(name).parent) for name in done}) == 3  # both of seed 0, and random of seed 1
+    (tmp_path / "go_on").touch()
+    lines: list[str] = []
+    assert run(plan, tmp_path / "out", tell=lines.append) == []
+    assert lines[0].startswith("1 of 4 cells")
+    assert run(plan, tmp_path / "out", tell=lines.append) == []
+    assert lines[-1].startswith("0 of 4 cells")
+    run(plan, tmp_path / "unbroken")
+    assert files(tmp_path / "out") == files(tmp_path / "unbroken")
+
+
+def test_a_draft_of_a_killed_run_is_no_result(agents, tmp_path):
+    plan = plan_of("random", n_seeds=1)
+    draft = tmp_path / "cells/random/noise-small/.seed_0-abc"
+    draft.mkdir(parents=True)
+    (draft / "config.json").write_text("{")
+    lines: list[str] = []
+    run(plan, tmp_path, tell=lines.append)
+    assert lines[0].startswith("1 of 1 cells")
+    assert not draft.exists()
+
+
+def test_a_folder_is_there_whole_or_not_at_all(agents, tmp_path, monkeypatch):
+    """The last file cannot be written: nothing of the cell is left."""
+    cell = plan_of("random").cells()[0]
+    monkeypatch.setattr("llmgym.benchmark.cells.as_jsonl", lambda episodes: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run_cell(cell, tmp_path)
+    assert list(tmp_path.rglob("seed_*")) == []
+    assert not is_done(cell, tmp_path)
+
+
+def test_more_seeds_and_agents_can_be_added(agents, tmp_path):
+    run(plan_of("random", n_seeds=1), tmp_path)
+    lines: list[str] = []
+    run(plan_of("random", f"{agents}:answer", n_seeds=2), tmp_path, tell=lines.append)
+    assert lines[0].startswith("3 of 4 cells")
+
+
+@pytest.mark.parametrize("change", [{"budget": 300}, {"final_episodes": 60}, {"n_points": 3}])
+def test_results_of_other_settings_are_not_taken(change, tmp_path):
+    run(plan_of("random", n_seeds=1), tmp_path)
+    with pytest.raises(InvalidOptionError, match=r"Choose another --output, or remove that folder"):
+        run(plan_of("random", n_seeds=1, **change), tmp_path)
+
+
+def test_results_of_an_agent_that_was_changed_are_not_taken(agents, tmp_path):
+    plan = plan_of(f"{agents}:answer", n_seeds=1)
+    run(plan, tmp_path / "out")
+    agents.write_text(agents.read_text() + "\n# better now\n")
+    with pytest.raises(InvalidOptionError, match="agent_sha256"):
+        run(plan, tmp_path / "out")
+
+
+def test_one_agents_error_does_not_end_the_others(agents, tmp_path):
+    plan = plan_of(f"{agents}:Broken", "random")
+    failures = run(plan, tmp_path / "out")
+    assert [failure.cell.agent.label for failure in failures] == ["Broken", "Broken"]
+    assert "this agent cannot" in failures[0].error
+    summary = Summary.read(plan, tmp_path / "out")
+    assert summary.agents == ["random"]
+    assert summary.n_missing == 2
+
+
+def test_an_unknown_agent_is_refused_before_anything_runs(agents, tmp_path):
+    with pytest.raises(InvalidOptionError, match="a name in"):
+        run(plan_of("random", f"{agents}:Nobody"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "options", "said"),
+    [
+        ((), {}, "at least one agent"),
+        (("random", "random"), {}, "'random' twice"),
+        (("random",), {"n_seeds": 0}, "n_seeds >= 1"),
+        (("random",), {"final_episodes": 0}, "final_episodes >= 1"),
+    ],
+)
+def test_plans_that_cannot_be(words, options, said):
+    with pytest.raises(InvalidOptionError, match=said):
+        plan_of(*words, **options)
+
+
+def test_jobs_below_one_are_refused(tmp_path):
+    with pytest.raises(InvalidOptionError, match="jobs >= 1"):
+        run(plan_of("random"), tmp_path, jobs=0)
+
+
+def test_the_table_is_tidy(agents, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    entries = suite(only=["noise", "truncation"], budget=100)
+    plan = Plan((AgentSpec.parse("random"), AgentSpec.parse(f"{agents}:answer")), entries, 2, 2, 20, 40)
+    run(plan, tmp_path)
+    table = pandas.read_csv(io.StringIO(Summary.read(plan, tmp_path).table()))
+    final = table[table.final]
+    assert len(final) == len(plan.cells()) == 8
+    assert final.groupby(["agent", "diagnostic", "size", "seed"]).size().eq(1).all()
+    assert final.score.between(0, 1).all()
+    assert table.loc[table.diagnostic == "truncation", "reading_mean_length"].notna().all()
+    assert table.loc[table.diagnostic == "noise", "reading_mean_length"].isna().all()
+
+
+def test_aggregates_compare_only_what_all_have_played(agents, tmp_path):
+    entries = suite(only=["noise", "sparse"], budget=100)
+    plan = Plan((AgentSpec.parse("random"), AgentSpec.parse(f"{agents}:answer")), entries, 2, 2, 20, 40)
+    run(plan, tmp_path)
+    for seed in (0, 1):
+        shutil.rmtree(tmp_path / f"cells/answer/sparse-small/seed_{seed}")
+    shutil.rmtree(tmp_path / "cells/random/noise-small/seed_1")
+    summary = Summary.read(plan, tmp_path, n_resamples=50)
+    assert summary.challenges == ["noise-small", "sparse-small"]
+    assert summary.common == ["noise-small"]
+    assert summary.matrix("answer", "score").shape == (2, 1)
+    assert summary.matrix("random", "score").shape == (1, 1)
+    assert summary.n_missing == 3
+
+
+def test_without_results_there_is_no_summary(tmp_path):
+    with pytest.raises(InvalidOptionError, match="Run the benchmark first"):
+        Summary.read(plan_of("random"), tmp_path)
+
+
+def test_cells_of_one_seed_come_before_those_of_the_next():
+    cells = plan_of("random", "grpo", n_seeds=3).cells()
+    assert [cell.seed for cell in cells] == sorted(cell.seed for cell in cells)
+    assert all(isinstance(cell, Cell) for cell in cells)
