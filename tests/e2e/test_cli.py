@@ -344,7 +344,10 @@ def test_options_come_from_the_classes(capsys):
         (["play", "--policy", "human", "--env-kwargs", "level=99"], "Expected .*99"),
         (["play", "--policy", "human", "--env-kwargs", "action_unit=step"], "Expected no 'action_unit'.*--action-unit"),
         (["play", "--policy", "human", "--seed", "-1"], "Seed must be greater or equal to zero"),
-        (["audit"], "Expected the id of an environment, or --all, actual: none. .*: llmgym/Copy-v0, .*llmgym/MathReason"),
+        (
+            ["audit"],
+            "Expected the id of an environment, or --all, actual: none. .*: llmgym/Copy-v0, .*llmgym/MathReason",
+        ),
         (["audit", "llmgym/Copy-v0", "--all"], "actual: 'llmgym/Copy-v0' and --all"),
         (["audit", "llmgym/Coppy-v0"], "Expected an environment among: .* Did you mean 'llmgym/Copy-v0'"),
         (["audit", "CartPole-v1"], "Expected a language environment .*'CartPole-v1', a CartPoleEnv"),
