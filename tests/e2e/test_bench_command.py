@@ -93,6 +93,7 @@ def test_from_agents_to_a_report(tmp_path, bench, capsys):
     assert final_scores(tmp_path / "alone") == final_scores(tmp_path / "both")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
 def test_killed_it_goes_on(tmp_path, bench, capsys):
     """SIGKILL in the middle of a training; meanwhile nobody else writes to the folder."""
@@ -138,6 +139,7 @@ def test_mistakes_end_with_a_message(words, said, bench, capsys):
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_planted_fault_is_told_apart(tmp_path, monkeypatch, capsys):
     """Who is paid for the neighbour's response learns nothing, and the program says so."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
