@@ -169,6 +169,7 @@ def test_a_planted_error_is_found(name: str) -> None:
     assert not measured.agrees, f"only {measured.deviation:.1f} standard errors off, bound {measured.bound:.1f}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "module", "replaced", "planted"),
     [

@@ -168,6 +168,7 @@ def test_what_was_typed_is_text_and_not_markup(written):
     assert "<them>" not in page_text
 
 
+@pytest.mark.slow
 def test_a_report_is_the_same_each_time(summary, benchmark, written):
     before = [path.read_bytes() for path in written]
     again = write_report(Summary.read(*benchmark, n_resamples=100), benchmark[1], "llmgym bench --agents <them>")
