@@ -55,7 +55,7 @@ from llmgym.errors import CheckpointError, InvalidOptionError, NotFiniteError
 #: Told of the agent and the metrics after each iteration; ``False`` stops the training.
 Callback = Callable[[Any, Mapping[str, Any]], bool | None]
 
-#: Optimiser steps on a rollout from which it costs more than it saves to keep what acting computed for the first one.
+#: Optimiser steps on a rollout of which the first one alone is too small a part to keep for it what acting computed.
 _MANY_STEPS = 12
 
 

@@ -7,7 +7,6 @@ in ``llmgym/Copy-v0``, so the optimal return is 1.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -18,33 +17,18 @@ import numpy as np
 from llmgym.core import LanguageEnv
 from llmgym.envs.copy import CopiedReward
 from llmgym.tasks import Problem
-from llmgym.tokenizers import Tokenizer
+from llmgym.tokenizers import Tokenizer, pieces_tokenizer
 from llmgym.transcript import Transcript
 from llmgym.vector import LanguageVectorEnv
 
-ADDITION, RECALL = "benchmarks/Addition-v0", "benchmarks/Recall-v0"
+ADDITION = "benchmarks/Addition-v0"
 
 
 @lru_cache(maxsize=4)
 def words_tokenizer(words: str) -> Tokenizer:
     """One token for each character of ``words`` with the blank after it, beside ``=``, padding, end and unknown."""
     pieces = ["<pad>", "<eos>", "<unk>", "=", *(f"{word} " for word in words)]
-    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    description: dict[str, Any] = {
-        "version": "1.0",
-        "added_tokens": [{"id": i, "content": pieces[i]} | special for i in range(3)],
-        "normalizer": None,
-        "pre_tokenizer": {
-            "type": "Split",
-            "pattern": {"Regex": "[^=] |[\\s\\S]"},
-            "behavior": "Isolated",
-            "invert": False,
-        },
-        "post_processor": None,
-        "decoder": {"type": "Fuse"},
-        "model": {"type": "WordLevel", "vocab": {piece: i for i, piece in enumerate(pieces)}, "unk_token": "<unk>"},
-    }
-    return Tokenizer.from_json(json.dumps(description), eos_token="<eos>", pad_token="<pad>")
+    return pieces_tokenizer(pieces, "[^=] |[\\s\\S]")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import product
@@ -13,7 +12,7 @@ from llmgym.errors import InvalidOptionError
 from llmgym.rewards.base import StepReward
 from llmgym.rewards.stack import REWARDS
 from llmgym.tasks import Problem, question_hash
-from llmgym.tokenizers import Tokenizer
+from llmgym.tokenizers import Tokenizer, pieces_tokenizer
 from llmgym.vector import LanguageVectorEnv
 
 if TYPE_CHECKING:
@@ -99,26 +98,7 @@ REWARDS.setdefault(CopiedReward.name, CopiedReward)
 def copy_tokenizer(n_symbols: int = 4) -> Tokenizer:
     """One token for each digit and its blank, ``=``, an end token, padding, and one for all else."""
     pieces = ["<pad>", "<eos>", "<unk>", "=", *(f"{digit} " for digit in "0123456789"[:n_symbols])]
-    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    description: dict[str, Any] = {
-        "version": "1.0",
-        "added_tokens": [{"id": i, "content": pieces[i]} | special for i in range(3)],
-        "normalizer": None,
-        "pre_tokenizer": {
-            "type": "Split",
-            "pattern": {"Regex": "[0-9] |[\\s\\S]"},
-            "behavior": "Isolated",
-            "invert": False,
-        },
-        "post_processor": None,
-        "decoder": {"type": "Fuse"},
-        "model": {
-            "type": "WordLevel",
-            "vocab": {piece: i for i, piece in enumerate(pieces)},
-            "unk_token": "<unk>",
-        },
-    }
-    return Tokenizer.from_json(json.dumps(description), eos_token="<eos>", pad_token="<pad>")
+    return pieces_tokenizer(pieces, "[0-9] |[\\s\\S]")
 
 
 def _defaults(n_digits: int, n_symbols: int, options: dict[str, Any]) -> dict[str, Any]:

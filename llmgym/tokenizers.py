@@ -228,6 +228,35 @@ class Tokenizer:
         return cls(f"json-{fingerprint[:12]}", tokenizer_json, config)
 
 
+def pieces_tokenizer(pieces: Sequence[str], pattern: str) -> Tokenizer:
+    """A closed vocabulary: one token for each piece of text, for environments that need no language.
+
+    Args:
+        pieces: The token of each id. The first three are ``<pad>``, ``<eos>`` and ``<unk>``.
+        pattern: Regular expression of a piece, which everything else is cut into characters by: each is ``<unk>``.
+
+    Example:
+        >>> tokenizer = pieces_tokenizer(["<pad>", "<eos>", "<unk>", "0 ", "1 "], r"[0-9] |[\\s\\S]")
+        >>> tokenizer.encode("1 0 x")
+        [4, 3, 2]
+    """
+    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    description: dict[str, Any] = {
+        "version": "1.0",
+        "added_tokens": [{"id": i, "content": pieces[i]} | special for i in range(3)],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False},
+        "post_processor": None,
+        "decoder": {"type": "Fuse"},
+        "model": {
+            "type": "WordLevel",
+            "vocab": {piece: i for i, piece in enumerate(pieces)},
+            "unk_token": "<unk>",
+        },
+    }
+    return Tokenizer.from_json(json.dumps(description), eos_token="<eos>", pad_token="<pad>")
+
+
 def load_tokenizer(name_or_path: str | os.PathLike[str] | Tokenizer) -> Tokenizer:
     """The tokenizer of that name, loaded once for each process.
 

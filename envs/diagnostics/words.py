@@ -6,7 +6,6 @@ there before anything else are what a rule judges (:func:`leading_words`).
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from llmgym.errors import InvalidOptionError, unknown_name
 from llmgym.rewards.base import Reward
 from llmgym.rewards.stack import REWARDS
 from llmgym.tasks import Problem
-from llmgym.tokenizers import Tokenizer
+from llmgym.tokenizers import Tokenizer, pieces_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,26 +50,7 @@ def word_tokenizer(n_words: int) -> Tokenizer:
     ('? =3 0 <eos>', 5)
     """
     pieces = [*_OTHERS, *(f"{word} " for word in range(n_words))]
-    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    description: dict[str, Any] = {
-        "version": "1.0",
-        "added_tokens": [{"id": i, "content": pieces[i]} | special for i in range(3)],
-        "normalizer": None,
-        "pre_tokenizer": {
-            "type": "Split",
-            "pattern": {"Regex": "[0-9]{1,5} |\\? |[\\s\\S]"},
-            "behavior": "Isolated",
-            "invert": False,
-        },
-        "post_processor": None,
-        "decoder": {"type": "Fuse"},
-        "model": {
-            "type": "WordLevel",
-            "vocab": {piece: i for i, piece in enumerate(pieces)},
-            "unk_token": "<unk>",
-        },
-    }
-    return Tokenizer.from_json(json.dumps(description), eos_token="<eos>", pad_token="<pad>")
+    return pieces_tokenizer(pieces, "[0-9]{1,5} |\\? |[\\s\\S]")
 
 
 def leading_words(response: str) -> list[int]:
