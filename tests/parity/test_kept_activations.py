@@ -17,7 +17,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from llmgym.agents import fused_functions, fused_learning  # noqa: E402
+from llmgym.agents import activations, fused_functions, fused_learning  # noqa: E402
 from llmgym.agents.activations import Activations  # noqa: E402
 from llmgym.agents.critics import ValueHead  # noqa: E402
 from llmgym.agents.grpo import GRPO  # noqa: E402
@@ -219,9 +219,9 @@ def kept_bytes(policy: Policy) -> int:
 
 def n_held(policy: Policy) -> int:
     """Tokens that there is memory for."""
-    activations = policy._activations
-    assert activations is not None
-    return sum(states.shape[1] for states in activations._states[:1])
+    held = policy._activations
+    assert held is not None
+    return sum(states.shape[1] for states in held._states[:1])
 
 
 def test_memory_is_held_no_longer_than_needed(found: list[bool]) -> None:
@@ -249,11 +249,17 @@ def test_nothing_is_kept_after_the_context(found: list[bool]) -> None:
     assert found == [False]
 
 
-def test_learning_twice_from_the_same(found: list[bool]) -> None:
+@pytest.mark.parametrize("most", [0.0, 1.1])
+def test_learning_twice_from_the_same(most: float, found: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading all that is kept where it lies, or copying what is needed."""
+    monkeypatch.setattr(activations, "_MOST", most)
     policy = Policy(make_model("qwen3"), seed=3)
     played = kept(policy)
-    assert_same(learn(policy, played), learn(policy, played))
+    results = [learn(policy, played), learn(policy, played)]
     assert found == [True, True]
+    policy.forget()
+    for result in results:
+        assert_same(result, learn(policy, played))
 
 
 def test_prompts_that_go_beyond_what_slots_began_with(found: list[bool]) -> None:
