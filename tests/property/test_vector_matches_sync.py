@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
@@ -140,3 +141,20 @@ def test_transitions_are_those_of_single_environments(mode: str, seed: int) -> N
                 single.reset()
                 over[i] = False
         assert native.transitions == expected
+
+
+def test_a_group_draws_what_each_of_its_slots_would_draw() -> None:
+    """Once for all of them, again and again; problems that are given are not drawn."""
+    options = {"num_envs": 4, "vectorization_mode": "vector_entry_point", "autoreset_mode": "disabled"}
+    envs = gym.make_vec("llmgym/MathReason-v0", **options)
+    single = gym.make("llmgym/MathReason-v0")
+    for turn in range(3):
+        _, infos = envs.reset(seed=[7, None, 9, None] if turn == 0 else None, options={"group_size": 2})
+        _, info = single.reset(seed=7 if turn == 0 else None)
+        assert infos["problem_id"][0] == infos["problem_id"][1] == info["problem_id"]
+        assert infos["problem_id"][2] == infos["problem_id"][3] != info["problem_id"]
+    posed = {"question": "1+1", "answer": "2"}
+    envs.reset(options={"group_size": 2, "problem": [None, None, posed, None]})
+    questions = [transcript.problem.question for transcript in envs.unwrapped.transcripts()]
+    assert questions[0] == questions[1]
+    assert questions[2] == "1+1" != questions[3]
