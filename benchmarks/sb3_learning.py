@@ -13,7 +13,7 @@ Two more rows can be asked for by name: `ppo, raw ids` has the default features 
 of one-hot tokens, and `ppo, bootstrapped` adds the value of the state in which a budget cut a response, as
 Stable-Baselines3 does wherever `TimeLimit.truncated` is set.
 
-A run is one process with one thread; its result is a JSON file in --output, so that a broken series goes on where it
+A run is one process with one thread, timed in processor time; its result is a JSON file in --output, so that a broken series goes on where it
 stopped. Intervals are 95 % over seeds (Student's t).
 """
 
@@ -118,9 +118,9 @@ def run_one(algorithm: str, task_name: str, seed: int, scale: float) -> dict[str
     held_out = LanguageVecEnv(task.env_id, 50, **(env_kwargs | task.held_out))
     held_out.seed(1_000_000 + seed)  # far from the seeds that are trained on
     before = evaluate(agent, held_out, masks)
-    start = time.perf_counter()
+    start = time.process_time()
     agent.learn(int(config.total_timesteps * scale))
-    minutes = (time.perf_counter() - start) / 60
+    minutes = (time.process_time() - start) / 60
     after = evaluate(agent, held_out, masks)
     return {
         "algorithm": algorithm,
