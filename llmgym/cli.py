@@ -1,4 +1,4 @@
-"""The command ``llmgym``: ``list`` | ``play`` | ``audit`` | ``train`` | ``eval`` | ``bench``.
+"""The command ``llmgym``: ``list`` | ``play`` | ``audit`` | ``train`` | ``eval`` | ``bench`` | ``export``.
 
 Options are read off the dataclasses and signatures that the classes take, so nothing is declared twice. Each command
 imports what it needs when it runs: ``llmgym list`` loads no torch.
@@ -6,27 +6,28 @@ imports what it needs when it runs: ``llmgym list`` loads no torch.
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import inspect
 import json
 import os
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 
-from llmgym.errors import InvalidOptionError, LLMGymError, MissingExtraError, missing_extra, unknown_name
-from llmgym.keywords import EnvKeywords, parse_keywords
-from llmgym.play import DEFAULT_ENV, PlayOptions, in_colour, paint, play
+from llmgym.commands.arguments import load, parse, parse_for
+from llmgym.commands.bench import run_bench
+from llmgym.commands.export import run_export
+from llmgym.commands.players import load_agent
+from llmgym.errors import InvalidOptionError, LLMGymError, MissingExtraError, unknown_name
+from llmgym.keywords import EnvKeywords
+from llmgym.play import PlayOptions, in_colour, paint, play
 from llmgym.registration import ENVIRONMENTS
 
 if TYPE_CHECKING:
-    from llmgym.agents.agent import Agent
     from llmgym.agents.evaluation import Evaluation
     from llmgym.testing import AuditReport
 
@@ -38,13 +39,11 @@ usage: llmgym COMMAND [OPTIONS]
   llmgym audit ENV        what a policy could get from a reward without solving anything
   llmgym train ALGORITHM  train a model with grpo or ppo; `llmgym train --resume RUN` goes on with a run
   llmgym eval PATH        accuracy of a run, of a saved agent or of any model, on held-out problems
-  llmgym bench            what agents can and cannot learn: diagnostics over seeds, with a report
+  llmgym bench            what agents can and cannot learn: diagnostics or problems over seeds, with a report
+  llmgym export PATH      episodes of a run, of a saved agent or of any model, as a Minari data set
 
 `llmgym COMMAND --help` shows the options of a command.
 """
-
-Options = TypeVar("Options")
-
 
 # --- list, play ------------------------------------------------------------------------------------------------------
 
@@ -93,7 +92,7 @@ def run_audit(arguments: Sequence[str]) -> None:
     """Audit the reward of an environment, or of all of ours."""
     from llmgym.testing import audit
 
-    options, chosen, env_kwargs = _parse_for(audit, AuditOptions, arguments, "audit", positional="env")
+    options, chosen, env_kwargs = parse_for(audit, AuditOptions, arguments, "audit", positional="env")
     if (options.env is None) != options.all:
         actual = "none" if options.env is None else f"{options.env!r} and --all"
         raise InvalidOptionError(
@@ -198,7 +197,7 @@ def _score_card(report: AuditReport) -> Any:
 
 def run_train(arguments: Sequence[str]) -> None:
     """Train a model (``llmgym train grpo``), or go on with a run (``llmgym train --resume runs/grpo``)."""
-    training = _agents("llmgym.agents.training")
+    training = load("llmgym.agents.training")
     first = arguments[0] if arguments else None
     if first in ("-h", "--help"):
         names = "|".join(sorted(training.ALGORITHMS))
@@ -232,16 +231,11 @@ class EvalOptions(EnvKeywords):
 
 def run_eval(arguments: Sequence[str]) -> None:
     """Measure a trained agent, or any model, on held-out problems."""
-    training = _agents("llmgym.agents.training")
-    agent_module = _agents("llmgym.agents.agent")
-    options, chosen, env_kwargs = _parse_for(
+    agent_module = load("llmgym.agents.agent")
+    options, chosen, env_kwargs = parse_for(
         agent_module.Agent.evaluate, EvalOptions, arguments, "eval", positional="path"
     )
-    if _agents("llmgym.agents.checkpoints").holds_agent(Path(options.path)):
-        agent: Agent = training.class_of(options.path).load(options.path, options.env, run_dir=None)
-    else:
-        grpo = training.algorithm_class("grpo")  # whose learning is asked for nothing
-        agent = grpo(options.path, options.env or DEFAULT_ENV, env_kwargs=env_kwargs, run_dir=None)
+    agent = load_agent(options.path, options.env, env_kwargs)
     _print_evaluation(agent.evaluate(**chosen, **env_kwargs), options.examples)
 
 
@@ -265,150 +259,6 @@ def _print_evaluation(result: Evaluation, n_examples: int) -> None:
         print(example["response"])
 
 
-# --- bench -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class BenchOptions:
-    """Train agents on the diagnostics, over seeds, and write a report. Interrupted, the same command goes on.
-
-    Attributes:
-        agents: Separated by commas: grpo, ppo, random, sb3-ppo, sb3-a2c, sb3-dqn, or one of yours as module:Class or
-            path/to/file.py:Class, with a name as name=module:Class.
-        suite: diagnostics.
-        sizes: Separated by commas: small, medium, large.
-        only: Names of diagnostics, separated by commas. None: all.
-        seeds: Trainings of each agent on each challenge.
-        budget: Environment steps of each training. None: the suite's own.
-        episodes: Episodes after each training, which the score is of.
-        points: Evaluations during each training.
-        jobs: Processes at once, one thread each.
-        output: Folder of the results.
-        report_only: Run nothing, and write the report of what is there.
-    """
-
-    agents: str = "random,grpo,ppo"
-    suite: str = "diagnostics"
-    sizes: str = "small"
-    only: str | None = None
-    seeds: int = 5
-    budget: int | None = None
-    episodes: int = 1000
-    points: int = 10
-    jobs: int = 1
-    output: Path = Path("runs/bench")
-    report_only: bool = False
-
-
-def run_bench(arguments: Sequence[str]) -> None:
-    """Run what is missing of a benchmark, then write its report. Exit code 1 when a training ended with an error."""
-    options = parse(BenchOptions, arguments, "bench")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # agents of the user's, as `python -m` would find them
-    benchmark = _agents("llmgym.benchmark")
-    plan = benchmark.Plan(
-        tuple(map(benchmark.AgentSpec.parse, _names(options.agents))),
-        benchmark.suite(
-            options.suite,
-            sizes=_names(options.sizes),
-            only=None if options.only is None else _names(options.only),
-            budget=options.budget,
-        ),
-        n_seeds=options.seeds,
-        n_points=options.points,
-        point_episodes=min(200, options.episodes),
-        final_episodes=options.episodes,
-    )
-    failures = []
-    if not options.report_only:
-        failures = benchmark.run(plan, options.output, jobs=options.jobs, tell=lambda line: print(line, flush=True))
-    for error in dict.fromkeys(failure.error for failure in failures):  # an agent's mistake is the same in each cell
-        names = [failure.cell.name for failure in failures if failure.error == error]
-        print(f"\n{names[0]} ({len(names)} such)\n{error}", file=sys.stderr)
-    if len(failures) < len(plan.cells()):
-        summary = benchmark.Summary.read(plan, options.output)
-        written = benchmark.write_report(summary, options.output, shlex.join(["llmgym", "bench", *arguments]))
-        print(f"report: {', '.join(map(str, written))}")
-    if failures:
-        sys.exit(1)
-
-
-def _names(text: str) -> list[str]:
-    """Names that commas separate."""
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-# --- Arguments -------------------------------------------------------------------------------------------------------
-
-
-def _agents(module: str) -> Any:
-    """A module of agents, or the error that names the extra."""
-    loaded = importlib.import_module(module)
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # of the loading of weights
-    return loaded
-
-
-def _keyword_fields(method: Callable[..., Any]) -> list[tuple[str, Any, Any]]:
-    """Dataclass fields from a method's keyword arguments with plain defaults; their help from its docstring."""
-    tyro = _tyro()
-    from docstring_parser import parse as parse_docstring  # comes with tyro
-
-    hints = get_type_hints(method)
-    helps = {p.arg_name: p.description or "" for p in parse_docstring(method.__doc__ or "").params}
-    return [
-        (name, Annotated[hints[name], tyro.conf.arg(help=helps.get(name, ""))], dataclasses.field(default=p.default))
-        for name, p in inspect.signature(method).parameters.items()
-        if isinstance(p.default, (int, float, str))
-    ]
-
-
-def _parse_for(
-    method: Callable[..., Any], base: type[EnvKeywords], arguments: Sequence[str], command: str, positional: str
-) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    """Options of a command that calls a method: those of a dataclass, and the method's keyword arguments.
-
-    Returns:
-        All options; those for the method; the keyword arguments of the environment.
-    """
-    of_method = _keyword_fields(method)
-    kind: Any = dataclasses.make_dataclass(base.__name__, of_method, bases=(base,), frozen=True)
-    kind.__doc__ = base.__doc__
-    options = parse(kind, arguments, command, positional)
-    env_kwargs = parse_keywords(options.env_kwargs)
-    for name in inspect.signature(method).parameters:
-        if name in env_kwargs:  # it would be taken for an argument of the method
-            mend = f"Use --{name.replace('_', '-')}" if hasattr(options, name) else "Leave it out"
-            raise InvalidOptionError(f"Expected no {name!r} among --env-kwargs, actual: {env_kwargs[name]!r}. {mend}.")
-    return options, {name: getattr(options, name) for name, _, _ in of_method}, env_kwargs
-
-
-def parse(options: type[Options], arguments: Sequence[str], command: str, positional: str = "") -> Options:
-    """Options from the command line.
-
-    Args:
-        options: A dataclass: a field is an option, its docstring the help.
-        arguments: What follows the command.
-        command: Name of the command, for the usage line.
-        positional: The field that a leading argument without a dash sets.
-    """
-    words = list(arguments)
-    if positional and words and not words[0].startswith("-"):
-        words.insert(0, f"--{positional}")
-    parsed: Options = _tyro().cli(options, args=words, prog=f"llmgym {command}")
-    return parsed
-
-
-def _tyro() -> Any:
-    """The package that reads options, or the error that names the extra."""
-    try:
-        import tyro
-    except ImportError as error:
-        raise missing_extra("tyro", "agents") from error
-    return tyro
-
-
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "list": run_list,
     "play": run_play,
@@ -416,6 +266,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": run_train,
     "eval": run_eval,
     "bench": run_bench,
+    "export": run_export,
 }
 
 

@@ -1,4 +1,4 @@
-"""The benchmark: agents on the diagnostics, over seeds, with intervals and a report. See ``docs/benchmark.md``.
+"""The benchmark: agents on the challenges of a suite, over seeds, with intervals. See ``docs/benchmark.md``.
 
 Needs the extra ``agents``.
 """

@@ -35,6 +35,7 @@ Ints = npt.NDArray[np.integer[Any]]
 BUILT_IN = {
     "grpo": "llmgym.benchmark.language_models:GRPOAgent",
     "ppo": "llmgym.benchmark.language_models:PPOAgent",
+    "base": "llmgym.benchmark.language_models:BaseAgent",
     "random": "llmgym.benchmark.agents:RandomAgent",
     "sb3-ppo": "llmgym.benchmark.sb3_agents:PPOAgent",
     "sb3-a2c": "llmgym.benchmark.sb3_agents:A2CAgent",
@@ -45,7 +46,10 @@ _LABEL = re.compile(r"[A-Za-z0-9_.+-]{1,40}")
 
 
 class TokenAgent(Protocol):
-    """Chooses tokens. ``train`` may be left out: the agent is then played as it is made."""
+    """Chooses tokens. ``train`` may be left out: the agent is then played as it is made.
+
+    A class that cannot play every suite may have an attribute ``suites``, the names of those that it can.
+    """
 
     def train(self, challenge: Challenge, budget: int, seed: int) -> None:
         """Learn.

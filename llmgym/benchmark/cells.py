@@ -27,9 +27,9 @@ import numpy as np
 from llmgym.agents.saving import write_folder
 from llmgym.benchmark.agents import AgentSpec
 from llmgym.benchmark.challenges import Challenge
+from llmgym.benchmark.entries import Entry
 from llmgym.benchmark.evaluations import Point, as_jsonl, evaluate, measure
-from llmgym.benchmark.suites import Entry
-from llmgym.envs.diagnostics import DIAGNOSTICS, Episode
+from llmgym.envs.diagnostics import Episode
 from llmgym.errors import InvalidOptionError
 
 CONFIG, CURVE, EPISODES = "config.json", "curve.csv", "episodes.jsonl"
@@ -78,9 +78,15 @@ class _Recorder:
 
     def __init__(self, cell: Cell) -> None:
         self.cell = cell
-        self.diagnostic = DIAGNOSTICS[cell.entry.diagnostic]
+        self.diagnostic = cell.entry.subject
         self.agent = cell.agent.load()()
-        self.challenge = Challenge(self.diagnostic, cell.entry.size, self._on_progress)
+        self.challenge = Challenge(
+            self.diagnostic,
+            cell.entry.size,
+            self._on_progress,
+            start=cell.entry.start,
+            agent_options=cell.entry.agent_options,
+        )
         self.points: list[Point] = []
         # Of problems that are evaluated on: far from the seeds that an agent makes of its own.
         words = np.random.SeedSequence([0x6C6C6D67, cell.seed]).generate_state(1)
@@ -109,7 +115,8 @@ class _Recorder:
     def play(self, n_episodes: int, *, final: bool) -> list[Episode]:
         """One evaluation."""
         seconds, begun = self.seconds, time.process_time()
-        episodes = evaluate(self.agent, self.diagnostic, self.cell.entry.size, n_episodes, self.seed)
+        entry = self.cell.entry
+        episodes = evaluate(self.agent, self.diagnostic, entry.size, n_episodes, self.seed, entry.held_out)
         self._watched += time.process_time() - begun
         point = measure(
             self.diagnostic,
@@ -166,7 +173,7 @@ def is_done(cell: Cell, output: Path) -> bool:
 
 def rows(cell: Cell, points: Sequence[Point]) -> list[dict[str, Any]]:
     """A learning curve as rows of the tidy table."""
-    diagnostic, size = DIAGNOSTICS[cell.entry.diagnostic], cell.entry.size
+    diagnostic, size = cell.entry.subject, cell.entry.size
     known = {
         "agent": cell.agent.label,
         "diagnostic": cell.entry.diagnostic,

@@ -1,8 +1,8 @@
-"""What an agent of the benchmark is given: a diagnostic in a size, whose environments count the steps taken in them."""
+"""What an agent of the benchmark is given: environments to learn in, which count the steps taken in them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ class Challenge:
         diagnostic: Which one.
         size: In which size.
         on_progress: Called by :meth:`progress`; ``None``: nobody looks.
+        start: The attribute of that name.
+        agent_options: Likewise.
 
     Attributes:
         diagnostic: Which one.
@@ -28,6 +30,9 @@ class Challenge:
         n_timesteps: Environment steps taken so far in all environments that :meth:`make_vec` made.
         vocab_size: Number of tokens that can be chosen.
         width: Tokens of an observation: prompt and response together.
+        start: Folder or hub name of the model that language models begin with, whose tokenizer the environment has;
+            ``None``: they begin with random weights.
+        agent_options: Options of the package's own agents that differ from theirs.
 
     Example:
         >>> from llmgym.envs.diagnostics import DIAGNOSTICS
@@ -39,9 +44,19 @@ class Challenge:
         (4, 8, 6)
     """
 
-    def __init__(self, diagnostic: Diagnostic, size: str, on_progress: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        diagnostic: Diagnostic,
+        size: str,
+        on_progress: Callable[[], None] | None = None,
+        *,
+        start: str | None = None,
+        agent_options: Mapping[str, Any] | None = None,
+    ) -> None:
         self.diagnostic = diagnostic
         self.size = size
+        self.start = start
+        self.agent_options = dict(agent_options or {})
         self.n_timesteps = 0
         self._on_progress = on_progress
         envs = diagnostic.make_vec(size, 1)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
 from llmgym.core import LanguageEnv
@@ -41,7 +42,14 @@ class Point:
     readings: dict[str, float]
 
 
-def evaluate(agent: Any, diagnostic: Diagnostic, size: str, n_episodes: int, seed: int) -> list[Episode]:
+def evaluate(
+    agent: Any,
+    diagnostic: Diagnostic,
+    size: str,
+    n_episodes: int,
+    seed: int,
+    held_out: Mapping[str, Any] | None = None,
+) -> list[Episode]:
     """Play episodes: tokens where the agent has ``act``, whole responses where it has ``respond``.
 
     Args:
@@ -50,15 +58,16 @@ def evaluate(agent: Any, diagnostic: Diagnostic, size: str, n_episodes: int, see
         size: In which size.
         n_episodes: How many; with tokens rounded up to whole rounds of the slots.
         seed: Of the problems.
+        held_out: Keyword arguments of the environment, where it has to pose other problems than in the training.
     """
+    changes = held_out or {}
     if not hasattr(agent, "act"):
-        return _respond(agent, diagnostic, size, n_episodes, seed)
-    envs = diagnostic.make_vec(size, min(N_SLOTS, n_episodes), autoreset_mode="disabled")
+        return _respond(agent, diagnostic.make(size, action_unit="response", **changes), n_episodes, seed)
+    envs = diagnostic.make_vec(size, min(N_SLOTS, n_episodes), autoreset_mode="disabled", **changes)
     return play(envs, agent.act, n_episodes, seed=seed)
 
 
-def _respond(agent: Any, diagnostic: Diagnostic, size: str, n_episodes: int, seed: int) -> list[Episode]:
-    env = diagnostic.make(size, action_unit="response")
+def _respond(agent: Any, env: gym.Env[Any, Any], n_episodes: int, seed: int) -> list[Episode]:
     core: LanguageEnv = env.unwrapped  # type: ignore[assignment]
     episodes = []
     for number in range(n_episodes):

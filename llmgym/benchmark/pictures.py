@@ -103,7 +103,7 @@ def _plain(axes: Any) -> None:
 
 def _radar(figure: Any, summary: Summary, theme: Theme) -> None:
     """A web for each agent: how far along each axis it got from random tokens (the centre) to the optimum (the rim)."""
-    names = list(dict.fromkeys(entry.diagnostic for entry in summary.plan.entries if entry.name in summary.challenges))
+    names = list(dict.fromkeys(entry.axis for entry in summary.plan.entries if entry.name in summary.challenges))
     angles = np.linspace(0, 2 * np.pi, len(names), endpoint=False)
     rows, columns = _grid(len(summary.agents), 4)
     figure.set_size_inches(3.6 * columns, 3.4 * rows)
@@ -112,7 +112,7 @@ def _radar(figure: Any, summary: Summary, theme: Theme) -> None:
         axes.set_theta_offset(np.pi / 2)
         axes.set_theta_direction(-1)
         style = _style(summary.agents, theme, agent)
-        spans = [_over_sizes(summary, agent, name) for name in names]
+        spans = [_on_axis(summary, agent, name) for name in names]
         values = np.array([value for value, _, _ in spans])
         axes.plot(np.append(angles, angles[0]), np.append(values, values[0]), color=style["color"], linewidth=1.6)
         axes.fill(angles, values, color=style["color"], alpha=0.25)
@@ -129,9 +129,9 @@ def _radar(figure: Any, summary: Summary, theme: Theme) -> None:
         axes.set_title(agent, fontsize=11, fontweight="bold", pad=12)
 
 
-def _over_sizes(summary: Summary, agent: str, diagnostic: str) -> tuple[float, float, float]:
-    """Mean over the sizes of a diagnostic that the agent has results of, and its bounds; NaN where there is none."""
-    played = [entry.name for entry in summary.plan.entries if entry.diagnostic == diagnostic]
+def _on_axis(summary: Summary, agent: str, axis: str) -> tuple[float, float, float]:
+    """Mean over the challenges of an axis that the agent has results of, and its bounds; NaN where there is none."""
+    played = [entry.name for entry in summary.plan.entries if entry.axis == axis]
     scores = [summary.score(agent, name) for name in played if summary.of(agent, name)]
     if not scores:
         return np.nan, np.nan, np.nan

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from llmgym.benchmark.documents import Block, Code, Heading, Paragraph, Picture, Table, markdown, page
+from llmgym.benchmark.entries import Entry
 from llmgym.benchmark.pictures import pictures
 from llmgym.benchmark.statistics import Interval
 from llmgym.benchmark.summary import Summary
-from llmgym.envs.diagnostics import DIAGNOSTICS
 
 TABLE, MARKDOWN, PAGE = "results.csv", "report.md", "report.html"
 
 #: Name of a picture -> what it shows.
 _SHOWN = {
-    "radar": "A web for each agent: its score on each diagnostic, from the centre (random tokens) to the rim (the "
+    "radar": "A web for each agent: its score on each axis, from the centre (random tokens) to the rim (the "
     "optimum), with 95 % intervals on the axes.",
     "aggregates": "Interquartile mean, optimality gap and regret of each agent, with 95 % intervals.",
     "profiles": "For each agent the share of its runs that score above a threshold, with 95 % bands.",
@@ -56,7 +56,7 @@ def _write(path: Path, text: str) -> None:
 
 def report(summary: Summary, drawn: dict[str, Picture], command: str) -> list[Block]:
     """The blocks of the report."""
-    blocks: list[Block] = [Heading(1, "Benchmark: diagnostics"), *_what(summary, command)]
+    blocks: list[Block] = [Heading(1, f"Benchmark: {', '.join(_suites(summary))}"), *_what(summary, command)]
     blocks += [Heading(2, "Capabilities"), drawn["radar"], Paragraph(_SHOWN["radar"])]
     if summary.compared:
         blocks += [Heading(2, "All runs together"), *_together(summary), drawn["aggregates"]]
@@ -73,6 +73,11 @@ def report(summary: Summary, drawn: dict[str, Picture], command: str) -> list[Bl
         Heading(2, "How it was measured"),
         *_how(summary),
     ]
+
+
+def _suites(summary: Summary) -> dict[str, Entry]:
+    """The suites of the plan, with a challenge of each."""
+    return {entry.suite: entry for entry in summary.plan.entries}
 
 
 def _what(summary: Summary, command: str) -> list[Block]:
@@ -143,17 +148,16 @@ def _readings(summary: Summary) -> list[Block]:
             rows.append([f"{name}: {key}", *means])
     said = (
         "Means over seeds, after the training: regret is the optimum less the mean return, in the unit of the reward; "
-        "the other readings are explained with their diagnostics."
     )
+    said += " ".join(entry.about[1] for entry in _suites(summary).values())
     return [Table(["reading", *summary.agents], rows), Paragraph(said)]
 
 
 def _how(summary: Summary) -> list[Block]:
     plan = summary.plan
     about = [
-        [entry.name, DIAGNOSTICS[entry.diagnostic].capability, f"{entry.budget:,}",
-         f"{DIAGNOSTICS[entry.diagnostic].random_return(entry.size):.4g}",
-         f"{DIAGNOSTICS[entry.diagnostic].optimal_return(entry.size):.4g}"]
+        [entry.name, entry.subject.capability, f"{entry.budget:,}",
+         f"{entry.subject.random_return(entry.size):.4g}", f"{entry.subject.optimal_return(entry.size):.4g}"]
         for entry in plan.entries if entry.name in summary.challenges
     ]  # fmt: skip
     text = (
@@ -162,9 +166,12 @@ def _how(summary: Summary) -> list[Block]:
         "Intervals are 95 % percentile intervals of a bootstrap that draws seeds anew for each challenge, "
         f"{summary.n_resamples:,} times. With few seeds they are rather too narrow than too wide."
     )
+    texts = [text, *(entry.about[0] for entry in _suites(summary).values())]
+    starts = dict.fromkeys(entry.start for entry in plan.entries if entry.start is not None)
+    texts += [f"Language models begin with {start}." for start in starts]
     return [
         Table(["challenge", "what it asks", "steps", "random return", "optimal return"], about),
-        Paragraph(text),
+        *(Paragraph(text) for text in texts if text),
         *(Paragraph(f"Made with {versions}.") for versions in summary.versions()),
     ]
 

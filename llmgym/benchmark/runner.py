@@ -20,7 +20,7 @@ from pathlib import Path
 from llmgym.agents.run_folders import claim_again, release
 from llmgym.benchmark.agents import AgentSpec
 from llmgym.benchmark.cells import Cell, is_done, run_cell
-from llmgym.benchmark.suites import Entry
+from llmgym.benchmark.entries import Entry
 from llmgym.errors import InvalidOptionError
 
 #: Told in a line what has happened.
@@ -109,7 +109,7 @@ def run(plan: Plan, output: Path, *, jobs: int = 1, tell: Tell = lambda line: No
     if jobs < 1:
         raise InvalidOptionError(f"Expected jobs >= 1, actual: {jobs}. Raise it.")
     for agent in plan.agents:
-        agent.load()  # before hours are spent on the others
+        _check_plays(agent, plan.entries)  # before hours are spent on the others
     with _alone_in(output):
         cells = plan.cells()
         missing = [cell for cell in cells if not is_done(cell, output)]
@@ -120,6 +120,17 @@ def run(plan: Plan, output: Path, *, jobs: int = 1, tell: Tell = lambda line: No
             if error is not None:
                 failures.append(Failure(cell, error))
     return failures
+
+
+def _check_plays(agent: AgentSpec, entries: Sequence[Entry]) -> None:
+    """Find an agent, and refuse it where it says that it cannot play a suite."""
+    plays: Sequence[str] | None = getattr(agent.load(), "suites", None)
+    for name in dict.fromkeys(entry.suite for entry in entries):
+        if plays is not None and name not in plays:
+            raise InvalidOptionError(
+                f"Expected agents that can play the suite {name!r}, actual: {agent.label!r}, which plays "
+                f"{', '.join(plays)} alone. Leave it out."
+            )
 
 
 @contextmanager

@@ -13,10 +13,13 @@ class SB3Agent:
     """An algorithm of Stable-Baselines3.
 
     Attributes:
+        suites: What it can play.
         name: A key of ``llmgym.sb3.SMALL_CONFIGS``.
         greedy: Whether its policy is the action of the highest value, and not a distribution to sample from.
     """
 
+    #: Its networks begin with nothing: no random walk writes the solution of a problem.
+    suites: ClassVar[tuple[str, ...]] = ("diagnostics",)
     name: ClassVar[str]
     greedy: ClassVar[bool] = False
 
