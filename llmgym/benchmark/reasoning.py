@@ -27,6 +27,7 @@ from llmgym.errors import InvalidOptionError, PromptTooLongError, unknown_name
 from llmgym.prompts import encode_prompt
 from llmgym.tasks import DatasetTask
 from llmgym.tokenizers import TINY_REASONER
+from llmgym.transcript import StopReason
 
 #: Environment steps for each level, a few minutes of the shipped model on a core; and for each file.
 LEVEL_BUDGET, FILE_BUDGET = 500_000, 1_000_000
@@ -285,7 +286,7 @@ def _readings(episodes: Sequence[Episode], families: Sequence[str]) -> dict[str,
     """What to look at beside the score; of a family that was not among the problems: NaN."""
     readings = {
         "mean_length": float(np.mean([episode.n_new_tokens for episode in episodes])),
-        "truncated": _share([episode.stop_reason != "end_token" for episode in episodes]),
+        "truncated": _share([not StopReason(episode.stop_reason).terminated for episode in episodes]),
         "unanswered": _share([episode.details["correctness"]["reason"] == "no_answer" for episode in episodes]),
     }
     for family in families:
