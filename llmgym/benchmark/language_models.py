@@ -18,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from llmgym.agents import GRPO, PPO, Policy
 from llmgym.agents.agent import Agent
 from llmgym.agents.alarms import TrainingWarning
+from llmgym.agents.checkpoints import quiet
 from llmgym.benchmark.agents import Bools, Ints
 from llmgym.benchmark.challenges import Challenge
 
@@ -65,7 +66,8 @@ def first_policy(challenge: Challenge, seed: int) -> Policy:
     """What language models begin a challenge with."""
     if challenge.start is None:
         return Policy(random_llama(challenge.vocab_size, challenge.width, seed))
-    return Policy.load(challenge.start)
+    with quiet():
+        return Policy.load(challenge.start)
 
 
 class LanguageModelAgent:

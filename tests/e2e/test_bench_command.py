@@ -94,6 +94,41 @@ def test_from_agents_to_a_report(tmp_path, bench, capsys):
 
 
 @pytest.mark.slow
+def test_the_suite_reasoning(tmp_path, bench, capsys):
+    """From words to a report; a second time there is nothing to do, and other options are not taken for these."""
+    (tmp_path / "own.py").write_text("def answer(prompt):\n    return '<answer>7</answer>'\n")
+    words = [
+        "--suite",
+        "reasoning",
+        "--agents",
+        "base,own:answer",
+        "--only",
+        "level-1",
+        "--seeds",
+        "1",
+        "--episodes",
+        "10",
+    ]
+    words += [
+        "--output",
+        "out",
+        "--env-kwargs",
+        "max_new_tokens=16",
+        "language=en",
+        "--agent-options",
+        "learning_rate=1e-4",
+    ]
+    assert bench(*words) == 0
+    assert (tmp_path / "out" / "report.md").read_text().startswith("# Benchmark: reasoning")
+    assert set(final_scores(tmp_path / "out")) == {("base", "level", "0"), ("answer", "level", "0")}
+    capsys.readouterr()
+    assert bench(*words) == 0
+    assert capsys.readouterr().out.startswith("0 of 2 cells")
+    assert bench(*words[:-1], "learning_rate=1e-5") == 2
+    assert "Choose another --output" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
 def test_killed_it_goes_on(tmp_path, bench, capsys):
     """SIGKILL in the middle of a training; meanwhile nobody else writes to the folder."""

@@ -10,10 +10,10 @@ pytest.importorskip("torch")
 minari = pytest.importorskip("minari")
 pytest.importorskip("h5py")
 
-from llmgym.agents import GRPO
-from llmgym.cli import main
-from llmgym.errors import InvalidOptionError, LLMGymError
-from llmgym.export import About, Played, check_dataset_id, columns, export_minari, repeat, single_env
+from llmgym.agents import GRPO  # noqa: E402
+from llmgym.cli import main  # noqa: E402
+from llmgym.errors import InvalidOptionError, LLMGymError  # noqa: E402
+from llmgym.export import About, Played, check_dataset_id, columns, export_minari, repeat, single_env  # noqa: E402
 
 LEVEL = {"level": 1, "rewards": {"correctness": 1.0, "format": 0.1}, "max_new_tokens": 32}
 
