@@ -1,13 +1,14 @@
 """Does the benchmark tell a faulty algorithm from the right one? Eight planted faults, on some of the diagnostics.
 
-    python benchmarks/planted_faults.py                # about ten minutes on one CPU core
+    python benchmarks/planted_faults.py                # about twenty minutes on one CPU core
     python benchmarks/planted_faults.py --report-only  # the table of what is done
 
 Each fault is the right algorithm with one thing wrong: it runs, it logs plausible numbers, and most of them still learn
-something. All are trained alike. The table has the mean scores over all challenges, and those on the challenge that
-tells the two apart best. A fault is told apart where the scores of one challenge differ by an exact permutation test at
-5 %, corrected for the number of challenges (Bonferroni): with five seeds and five challenges, where every right run is
-better than every faulty one, or worse.
+something. Two rows are a control: the right algorithm itself, trained with other seeds. The table has the mean scores
+over all challenges, and those on the challenge that tells the two apart best. A fault is told apart where the scores of
+one challenge differ by an exact permutation test at 5 %, corrected for all the comparisons of the table, challenges
+times rows (Bonferroni): with seven seeds, five challenges and ten rows, where every right run is better than every
+faulty one, or worse.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from side_by_side import table  # noqa: E402
 from llmgym.agents import GRPO, PPO, RolloutBatch  # noqa: E402
 from llmgym.agents.minibatches import RolloutTensors  # noqa: E402
 from llmgym.benchmark import AgentSpec, Plan, Summary, run, suite  # noqa: E402
+from llmgym.benchmark.challenges import Challenge  # noqa: E402
 from llmgym.benchmark.language_models import GRPOAgent, PPOAgent  # noqa: E402
 
 # -- the faults -------------------------------------------------------------------------------------------------------
@@ -155,6 +157,20 @@ class PessimistLostAgent(PPOAgent):
     algorithm = PessimistLost
 
 
+#: Between the seeds of the right runs and those of the control.
+_OTHER_SEEDS = 1000
+
+
+class OtherSeedsPPOAgent(PPOAgent):
+    def train(self, challenge: Challenge, budget: int, seed: int) -> None:
+        super().train(challenge, budget, seed + _OTHER_SEEDS)
+
+
+class OtherSeedsGRPOAgent(GRPOAgent):
+    def train(self, challenge: Challenge, budget: int, seed: int) -> None:
+        super().train(challenge, budget, seed + _OTHER_SEEDS)
+
+
 _HERE = Path(__file__)
 #: Name of a fault -> the right agent, the faulty one, and what is wrong.
 FAULTS: dict[str, tuple[str, str, str]] = {
@@ -166,6 +182,8 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     "wrong-groups": ("grpo", "WrongGroupsAgent", "advantages within the wrong groups"),
     "temperature": ("grpo", "WrongTemperatureAgent", "log-probabilities of the wrong temperature"),
     "neighbour": ("grpo", "NeighbourRewardAgent", "the reward of the neighbouring slot"),
+    "control-ppo": ("ppo", "OtherSeedsPPOAgent", "nothing: other seeds"),
+    "control-grpo": ("grpo", "OtherSeedsGRPOAgent", "nothing: other seeds"),
 }
 RIGHT = {"ppo": "ppo", "grpo": "grpo", "grpo-kl": f"grpo-kl={_HERE}:KLAgent"}
 
@@ -175,7 +193,7 @@ class Series:
     """What to run.
 
     Attributes:
-        faults: Names of faults. None: all.
+        faults: Names of faults, or of controls. None: all.
         only: Diagnostics to play.
         seeds: Trainings of each agent on each of them.
         budget: Environment steps of each.
@@ -187,7 +205,7 @@ class Series:
 
     faults: tuple[str, ...] | None = None
     only: tuple[str, ...] = ("copy", "sparse", "truncation", "proxy", "difficulty")
-    seeds: int = 5
+    seeds: int = 7
     budget: int = 10_000
     episodes: int = 500
     jobs: int = 1
@@ -217,7 +235,7 @@ def rows(summary: Summary, faults: Sequence[str]) -> list[list[str]]:
         p_values = [permutation_p_value(ours, theirs) for ours, theirs in zip(right.T, faulty.T, strict=True)]
         gaps = np.abs(right.mean(axis=0) - faulty.mean(axis=0))
         most = min(range(len(gaps)), key=lambda place: (p_values[place], -gaps[place]))
-        corrected = min(1.0, p_values[most] * len(p_values))
+        corrected = min(1.0, p_values[most] * len(p_values) * len(faults))
         lines.append(
             [
                 FAULTS[fault][2],

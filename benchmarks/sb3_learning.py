@@ -13,8 +13,8 @@ Two more rows can be asked for by name: `ppo, raw ids` has the default features 
 of one-hot tokens, and `ppo, bootstrapped` adds the value of the state in which a budget cut a response, as
 Stable-Baselines3 does wherever `TimeLimit.truncated` is set.
 
-A run is one process with one thread, timed in processor time; its result is a JSON file in --output, so that a broken series goes on where it
-stopped. Intervals are 95 % over seeds (Student's t).
+A run is one process with one thread, timed in processor time; its result is a JSON file in --output, so that a broken
+series goes on where it stopped. Intervals are 95 % over seeds (Student's t).
 """
 
 from __future__ import annotations

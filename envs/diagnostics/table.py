@@ -14,7 +14,7 @@ import gymnasium as gym
 
 from llmgym.envs.diagnostics.conflicts import true_score
 from llmgym.envs.diagnostics.episodes import Episode
-from llmgym.envs.diagnostics.words import n_actions
+from llmgym.envs.diagnostics.words import FirstBelow, n_actions
 from llmgym.errors import InvalidOptionError, unknown_name
 from llmgym.vector import LanguageVectorEnv
 
@@ -33,7 +33,7 @@ class Diagnostic:
         sizes: Name of a size -> keyword arguments of the environment.
         optimal: Keyword arguments -> the highest expected return.
         random: Keyword arguments -> the expected return of tokens drawn with equal chances from the whole vocabulary.
-        measure: What is scored of an episode; its return, except where the reward is not what is wanted.
+        measure: What is scored of an episode; its return, except where the reward is not what is wanted, or errs.
         bounds: Keyword arguments -> ``(random, optimal)`` of what is scored; ``None``: of the return.
         reading: Episodes -> what to look at beside the score, by name.
         enumerable: Sizes that :mod:`llmgym.testing.exact` enumerates with its default limit of states.
@@ -81,7 +81,7 @@ class Diagnostic:
         """``(value - random) / (optimal - random)``: 0 for random tokens, 1 for the optimum, unbounded below.
 
         Args:
-            value: Mean over episodes of what is scored (:attr:`measure`; the return, but for ``proxy``).
+            value: Mean over episodes of what is scored: :attr:`measure`.
             size: Which size.
         """
         options = self.options(size)
@@ -116,7 +116,17 @@ def length_drift(before: Sequence[Episode], after: Sequence[Episode]) -> float:
     Raises:
         InvalidOptionError: If either has no episodes.
     """
-    return math.log2(_mean(after, _length) / _mean(before, _length))
+    return doublings(_mean(before, _length), _mean(after, _length))
+
+
+def doublings(before: float, after: float) -> float:
+    """``log2(after / before)``: how often a length has doubled, below 0 where it fell.
+
+    Example:
+        >>> doublings(4.0, 32.0)
+        3.0
+    """
+    return math.log2(after / before)
 
 
 def _mean(episodes: Sequence[Episode], measure: Callable[[Episode], float]) -> float:
@@ -135,6 +145,11 @@ def _length(episode: Episode) -> float:
 
 def _true_score(episode: Episode) -> float:
     return float(episode.details["proxy"]["true_score"])
+
+
+def _follows(rule: Callable[[str], bool]) -> Callable[[Episode], float]:
+    """Whether a response is right, whatever a verifier that errs has said of it."""
+    return lambda episode: float(rule(episode.response))
 
 
 # --- What random tokens earn: closed forms --------------------------------------------------------------------------
@@ -190,6 +205,14 @@ def _random_vocabulary(*, n_words: int) -> float:
 
 def _flipped(chance: float, flip: float) -> float:
     return chance * (1 - flip) + (1 - chance) * flip
+
+
+def _right_noise(*, n_words: int, **_: Any) -> tuple[float, float]:
+    return 1 / n_actions(n_words), 1.0
+
+
+def _right_length_bias(*, n_words: int, **_: Any) -> tuple[float, float]:
+    return _first_half(n_words=n_words), 1.0
 
 
 def _random_noise(*, flip: float, n_words: int) -> float:
@@ -337,7 +360,7 @@ _ALL = (
     ),
     _diagnostic(
         "noise", "NoisyReward", "a verifier that errs", "flip", (0.1, 0.25, 0.4),
-        n_words=4, random=_random_noise, optimal=_reliable,
+        n_words=4, random=_random_noise, optimal=_reliable, measure=_follows(FirstBelow(1)), bounds=_right_noise,
     ),
     _diagnostic(
         "scale", "RewardScale", "the unit of the reward", "scale", (0.001, 1.0, 1000.0),
@@ -354,6 +377,7 @@ _ALL = (
     _diagnostic(
         "length_bias", "LengthBias", "a reward that does not care about length", "budget", (4, 16, 64),
         flip=0.2, n_words=8, random=_random_length_bias, optimal=_reliable, reading=_lengths, enumerable=_SMALL,
+        measure=_follows(FirstBelow(4)), bounds=_right_length_bias,
     ),
     _diagnostic(
         "truncation", "Truncation", "ending before the budget does", "length", (3, 6, 12),

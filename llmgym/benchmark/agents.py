@@ -197,10 +197,11 @@ def _load_module(name: str) -> ModuleType:
 
 
 def _load_file(path: Path) -> ModuleType:
-    """The module in a file; the same one each time."""
+    """The module in a file; the same one each time, for as long as the file is the same."""
     if not path.is_file():
         raise InvalidOptionError(f"Expected a file that holds an agent, actual: {str(path)!r}, which is none. Mend it.")
-    name = f"_llmgym_agent_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}"
+    identity = hashlib.sha256(str(path.resolve()).encode() + b"\0" + path.read_bytes())
+    name = f"_llmgym_agent_{identity.hexdigest()[:16]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)

@@ -29,6 +29,7 @@ from llmgym.benchmark.agents import AgentSpec
 from llmgym.benchmark.challenges import Challenge
 from llmgym.benchmark.entries import Entry
 from llmgym.benchmark.evaluations import Point, as_jsonl, evaluate, measure
+from llmgym.benchmark.randomness import shared_generators
 from llmgym.envs.diagnostics import Episode
 from llmgym.errors import InvalidOptionError
 
@@ -116,7 +117,8 @@ class _Recorder:
         """One evaluation."""
         seconds, begun = self.seconds, time.process_time()
         entry = self.cell.entry
-        episodes = evaluate(self.agent, self.diagnostic, entry.size, n_episodes, self.seed, entry.held_out)
+        with shared_generators(self.seed):  # being watched changes no random number of a training
+            episodes = evaluate(self.agent, self.diagnostic, entry.size, n_episodes, self.seed, entry.held_out)
         self._watched += time.process_time() - begun
         point = measure(
             self.diagnostic,
@@ -136,11 +138,12 @@ def run_cell(cell: Cell, output: Path) -> Point:
     Returns:
         The evaluation after the training.
     """
-    recorder = _Recorder(cell)
-    recorder.train()
-    if recorder.points and recorder.points[-1].timesteps == recorder.challenge.n_timesteps:
-        recorder.points.pop()  # an agent that learned nothing since: the last evaluation is the longer one
-    episodes = recorder.play(cell.final_episodes, final=True)
+    with shared_generators(cell.seed):  # an agent that has no seed of its own can be repeated too
+        recorder = _Recorder(cell)
+        recorder.train()
+        if recorder.points and recorder.points[-1].timesteps == recorder.challenge.n_timesteps:
+            recorder.points.pop()  # an agent that learned nothing since: the last evaluation is the longer one
+        episodes = recorder.play(cell.final_episodes, final=True)
 
     def fill(folder: Path) -> None:
         config = cell.settings() | {"versions": versions()}
@@ -162,7 +165,9 @@ def is_done(cell: Cell, output: Path) -> bool:
     if not file.is_file():
         return False
     known = json.loads(file.read_text(encoding="utf-8"))
-    for name, value in cell.settings().items():
+    package = _DISTRIBUTIONS[0]
+    known[package] = known["versions"].get(package)
+    for name, value in (cell.settings() | {package: versions().get(package)}).items():
         if known.get(name) != value:
             raise InvalidOptionError(
                 f"Expected the results in {str(output)!r} to be of {name}={value!r}, actual: {known.get(name)!r} "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -100,6 +100,14 @@ class CountedEnvs(VectorWrapper):
         self._count = count
         self._resets_next = envs.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
         self._ended = np.zeros(envs.num_envs, dtype=np.bool_)
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """A reset, after which no slot is about to be reset by a step."""
+        result = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]  # one seed for each slot too
+        self._ended[(options or {}).get("reset_mask", slice(None))] = False
+        return result
 
     def step(
         self, actions: Any

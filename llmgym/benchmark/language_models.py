@@ -83,6 +83,7 @@ class LanguageModelAgent:
     def _watch(self, policy: Policy, challenge: Challenge, seed: int) -> None:
         """Let a second view of the policy's weights play."""
         self._player = Policy(policy.model, n_actions=challenge.vocab_size, seed=seed)
+        self._player.generator = torch.default_generator  # which each evaluation begins anew
 
     def act(self, observations: Any, restarted: Bools, waiting: Bools) -> Ints:
         """Tokens sampled from the policy."""

@@ -132,7 +132,7 @@ def _radar(figure: Any, summary: Summary, theme: Theme) -> None:
 def _on_axis(summary: Summary, agent: str, axis: str) -> tuple[float, float, float]:
     """Mean over the challenges of an axis that the agent has results of, and its bounds; NaN where there is none."""
     played = [entry.name for entry in summary.plan.entries if entry.axis == axis]
-    scores = [summary.score(agent, name) for name in played if summary.of(agent, name)]
+    scores = [score for name in played if (score := summary.score(agent, name)) is not None]
     if not scores:
         return np.nan, np.nan, np.nan
     mean: tuple[float, float, float] = tuple(  # type: ignore[assignment]
@@ -150,9 +150,9 @@ def _curves(figure: Any, summary: Summary, theme: Theme) -> None:
     for place, challenge in enumerate(summary.challenges):
         axes = figure.add_subplot(rows, columns, place + 1)
         for agent in summary.agents:
-            if not summary.of(agent, challenge):
-                continue
             curve, style = summary.curve(agent, challenge), _style(summary.agents, theme, agent)
+            if curve is None:
+                continue
             steps = SHARES * budgets[challenge] / 1000
             (handles[agent],) = axes.plot(steps, curve.value, markevery=4, **style)
             axes.fill_between(steps, curve.low, curve.high, color=style["color"], alpha=0.18, linewidth=0)
@@ -166,7 +166,7 @@ def _curves(figure: Any, summary: Summary, theme: Theme) -> None:
 
 def _aggregates(figure: Any, summary: Summary, theme: Theme) -> None:
     """Three aggregates of all runs, each with its interval."""
-    panels: dict[str, Callable[[str], Interval]] = {
+    panels: dict[str, Callable[[str], Interval | None]] = {
         "interquartile mean of scores\n(higher is better)": summary.interquartile_mean,
         "optimality gap\n(lower is better)": summary.optimality_gap,
         "regret per step while learning\n(lower is better)": summary.regret,
@@ -176,6 +176,8 @@ def _aggregates(figure: Any, summary: Summary, theme: Theme) -> None:
         axes = figure.add_subplot(1, len(panels), place + 1)
         for row, agent in enumerate(summary.compared):
             span, colour = estimate(agent), _style(summary.agents, theme, agent)["color"]
+            if span is None:
+                continue
             axes.barh(row, span.high - span.low, left=span.low, height=0.55, color=colour, alpha=0.5)
             axes.plot([span.value, span.value], [row - 0.3, row + 0.3], color=theme.ink, linewidth=1.5, clip_on=False)
         axes.set_yticks(range(len(summary.compared)), summary.compared if place == 0 else [])

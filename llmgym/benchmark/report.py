@@ -98,12 +98,20 @@ def _together(summary: Summary) -> list[Block]:
             agent,
             str(summary.interquartile_mean(agent)),
             str(summary.optimality_gap(agent)),
-            str(summary.regret(agent)),
+            _said(summary.regret(agent)),
+            f"{100 * summary.spent(agent):.0f} %",
             f"{summary.seconds(agent) / summary.n_trained(agent):.1f}",
         ]
         for agent in summary.compared
     ]
-    head = ["agent", "interquartile mean", "optimality gap", "regret per step", "seconds a training"]
+    head = [
+        "agent",
+        "interquartile mean",
+        "optimality gap",
+        "regret per step",
+        "most of the budget",
+        "seconds a training",
+    ]
     blocks: list[Block] = [Table(head, rows)]
     if summary.common != summary.challenges:
         blocks.append(Paragraph(f"Over the challenges that every agent has played: {', '.join(summary.common)}."))
@@ -121,11 +129,12 @@ def _improvement(summary: Summary) -> list[Block]:
     return [Table(["", *summary.compared], rows), Paragraph(said)]
 
 
-def _by_challenge(summary: Summary, value: Callable[[str, str], Interval]) -> Table:
-    rows = [
-        [name, *(str(value(agent, name)) if summary.of(agent, name) else "" for agent in summary.agents)]
-        for name in summary.challenges
-    ]
+def _said(value: Interval | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _by_challenge(summary: Summary, value: Callable[[str, str], Interval | None]) -> Table:
+    rows = [[name, *(_said(value(agent, name)) for agent in summary.agents)] for name in summary.challenges]
     return Table(["challenge", *summary.agents], rows)
 
 
@@ -144,7 +153,8 @@ def _readings(summary: Summary) -> list[Block]:
         readings = {agent: [one.readings for one in summary.of(agent, name)] for agent in summary.agents}
         known = dict.fromkeys(key for of in readings.values() for one in of for key in one)
         for key in known:
-            means = ["" if not of else f"{np.mean([one[key] for one in of]):.3g}" for of in readings.values()]
+            told = [[one[key] for one in of if key in one] for of in readings.values()]
+            means = [f"{np.mean(values):.3g}" if values else "" for values in told]
             rows.append([f"{name}: {key}", *means])
     said = (
         "Means over seeds, after the training: regret is the optimum less the mean return, in the unit of the reward; "

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from llmgym.agents.run_folders import claim_again, release
 from llmgym.benchmark.agents import AgentSpec
 from llmgym.benchmark.cells import Cell, is_done, run_cell
@@ -42,7 +44,8 @@ class Plan:
         final_episodes: Likewise.
 
     Raises:
-        InvalidOptionError: If there is nothing to run, a name is there twice, or a number is below 1.
+        InvalidOptionError: If there is nothing to run, an agent's name or a challenge is there twice, or a number is
+            below 1.
     """
 
     agents: tuple[AgentSpec, ...]
@@ -61,6 +64,12 @@ class Plan:
             if labels.count(label) > 1:
                 raise InvalidOptionError(
                     f"Expected each agent to have a name of its own, actual: {label!r} twice. Write name=module:Class."
+                )
+        challenges = [entry.name for entry in self.entries]
+        for challenge in challenges:
+            if challenges.count(challenge) > 1:
+                raise InvalidOptionError(
+                    f"Expected each challenge once, actual: {challenge!r} twice. Name sizes and diagnostics once each."
                 )
         for name in ("n_seeds", "n_points", "point_episodes", "final_episodes"):
             if getattr(self, name) < 1:
@@ -95,7 +104,7 @@ def run(plan: Plan, output: Path, *, jobs: int = 1, tell: Tell = lambda line: No
     Args:
         plan: What to run.
         output: Folder of the results. Another plan may be added to it, if what both have in common is the same.
-        jobs: Processes, one thread each; 1: all in this one.
+        jobs: Processes, one thread each; 1: all in this one, with one thread as well.
         tell: Called with a line for each cell.
 
     Returns:
@@ -148,8 +157,13 @@ def _alone_in(output: Path) -> Iterator[None]:
 
 def _run_all(cells: Sequence[Cell], output: Path, jobs: int) -> Iterator[tuple[Cell, str, str | None]]:
     if jobs == 1 or len(cells) < 2:
-        for cell in cells:
-            yield cell, *_attempt(cell, output)
+        n_threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # as in the other processes: the order of a sum depends on it
+        try:
+            for cell in cells:
+                yield cell, *_attempt(cell, output)
+        finally:
+            torch.set_num_threads(n_threads)
         return
     set_before = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update(dict.fromkeys(_THREADS, "1"))  # the processes begin with it

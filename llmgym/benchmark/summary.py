@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,6 +26,7 @@ from llmgym.benchmark.statistics import (
     probability_of_improvement,
     stratified_bootstrap,
 )
+from llmgym.envs.diagnostics.table import doublings
 from llmgym.errors import InvalidOptionError
 
 Floats = npt.NDArray[np.float64]
@@ -67,9 +69,19 @@ class Trained:
         return float(self.rows[-1][name])
 
     @property
+    def has_curve(self) -> bool:
+        """Whether there is an evaluation before the first step: what was lost on the way is not known without it."""
+        return float(self.rows[0]["timesteps"]) == 0
+
+    @property
     def regret(self) -> float:
-        """Regret per step over the training: see :func:`~llmgym.benchmark.statistics.mean_regret`."""
-        return mean_regret(self.column("timesteps"), self.column("normalised"))
+        """Per step of the training: see :func:`~llmgym.benchmark.statistics.mean_regret`; NaN without a curve."""
+        return mean_regret(self.column("timesteps"), self.column("normalised")) if self.has_curve else math.nan
+
+    @property
+    def spent(self) -> float:
+        """Environment steps taken, in budgets."""
+        return self.last("timesteps") / self.cell.entry.budget
 
     def at_shares(self, name: str) -> Floats:
         """``(len(SHARES),)``: a number at these shares of the budget, between two evaluations on the line."""
@@ -77,9 +89,12 @@ class Trained:
 
     @property
     def readings(self) -> dict[str, float]:
-        """What the diagnostic says beside the score, after the training."""
-        last = self.rows[-1]
-        return {name[len(_READING) :]: float(last[name]) for name in last if name.startswith(_READING)}
+        """What the diagnostic says beside the score, after the training; with a curve, how lengths have changed too."""
+        first, last = self.rows[0], self.rows[-1]
+        said = {name[len(_READING) :]: float(text) for name, text in last.items() if name.startswith(_READING) and text}
+        if "mean_length" in said and self.has_curve:
+            said["length_drift"] = doublings(float(first[f"{_READING}mean_length"]), said["mean_length"])
+        return said
 
 
 @dataclass(frozen=True)
@@ -189,9 +204,16 @@ class Summary:
             ("optimality_gap", agent), lambda: self._interval(self.matrix(agent, "score"), optimality_gap)
         )
 
-    def regret(self, agent: str) -> Interval:
-        """Regret per step while learning, the mean over challenges and seeds."""
-        return self._kept(("regret", agent), lambda: self._interval(self.matrix(agent, "regret"), np.mean))
+    def regret(self, agent: str) -> Interval | None:
+        """Regret per step while learning, the mean over challenges and seeds; ``None`` where a curve is missing."""
+        regrets = self.matrix(agent, "regret")
+        if np.isnan(regrets).any():
+            return None
+        return self._kept(("regret", agent), lambda: self._interval(regrets, np.mean))
+
+    def spent(self, agent: str) -> float:
+        """The most environment steps that a training of an agent took, in budgets."""
+        return max(one.spent for (label, _, _), one in self.trained.items() if label == agent)
 
     def profile(self, agent: str) -> Interval:
         """Share of runs above each of :data:`THRESHOLDS`."""
@@ -209,17 +231,22 @@ class Summary:
         scores = self.matrix(ours, "score"), self.matrix(theirs, "score")
         return self._kept(("improvement", ours, theirs), lambda: self._interval(scores, probability_of_improvement))
 
-    def score(self, agent: str, challenge: str) -> Interval:
-        """Mean over seeds on one challenge."""
-        return bootstrapped_mean([one.last("score") for one in self.of(agent, challenge)], self.n_resamples)
+    def score(self, agent: str, challenge: str) -> Interval | None:
+        """Mean over seeds on one challenge; ``None`` where there is no result."""
+        scores = [one.last("score") for one in self.of(agent, challenge)]
+        return bootstrapped_mean(scores, self.n_resamples) if scores else None
 
-    def challenge_regret(self, agent: str, challenge: str) -> Interval:
-        """Regret per step while learning, the mean over seeds on one challenge."""
-        return bootstrapped_mean([one.regret for one in self.of(agent, challenge)], self.n_resamples)
+    def challenge_regret(self, agent: str, challenge: str) -> Interval | None:
+        """Regret per step while learning, the mean over seeds on one challenge; ``None`` where a curve is missing."""
+        regrets = [one.regret for one in self.of(agent, challenge)]
+        return None if not regrets or np.isnan(regrets).any() else bootstrapped_mean(regrets, self.n_resamples)
 
-    def curve(self, agent: str, challenge: str) -> Interval:
-        """``(len(SHARES),)``: mean over seeds of the score along the training."""
-        return bootstrapped_mean([one.at_shares("score") for one in self.of(agent, challenge)], self.n_resamples)
+    def curve(self, agent: str, challenge: str) -> Interval | None:
+        """``(len(SHARES),)``: mean over seeds of the score along the training; ``None`` where a curve is missing."""
+        trained = self.of(agent, challenge)
+        if not trained or not all(one.has_curve for one in trained):
+            return None
+        return bootstrapped_mean([one.at_shares("score") for one in trained], self.n_resamples)
 
     # -- the table ---------------------------------------------------------------------------------------------------
 

@@ -143,6 +143,15 @@ def test_steps_are_counted_as_tokens_written(mode):
     assert core.num_envs == 8
 
 
+def test_a_reset_by_hand_ends_what_was_about_to_be_reset():
+    challenge = Challenge(DIAGNOSTICS["vocabulary"], "small")
+    envs = challenge.make_vec(4, autoreset_mode="next_step")
+    for seed in range(3):  # an episode is one word
+        envs.reset(seed=seed)
+        envs.step(np.full(4, 5))
+    assert challenge.n_timesteps == 12
+
+
 def test_several_environments_are_counted_together():
     challenge = Challenge(DIAGNOSTICS["noise"], "small")
     for n in (2, 3):

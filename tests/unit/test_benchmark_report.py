@@ -221,6 +221,29 @@ def test_one_agent_on_one_challenge_has_a_report_too(tmp_path):
     assert "Probability of improvement" not in text
 
 
+def test_a_level_that_no_episode_was_of_has_no_reading(tmp_path):
+    """Of few episodes those of a seed may miss one: the mean is over the others."""
+    plan = Plan((AgentSpec.parse("random"),), suite(only=["difficulty"], sizes=["large"], budget=10), 4, 1, 2, 2)
+    run(plan, tmp_path)
+    summary = Summary.read(plan, tmp_path, n_resamples=20)
+    met = [
+        {name for name in one.readings if name.startswith("level")} for one in summary.of("random", "difficulty-large")
+    ]
+    assert any(met[0] != of_seed for of_seed in met)
+    text = write_report(summary, tmp_path, "command")[1].read_text()
+    assert all(f"difficulty-large: {name}" in text for name in set.union(*met))
+
+
+def test_a_drift_is_shown_where_there_is_a_curve(tmp_path):
+    plan = Plan((AgentSpec.parse("grpo"),), suite(only=["length_bias"], budget=500), 1, 1, 100, 200)
+    run(plan, tmp_path)
+    summary = Summary.read(plan, tmp_path, n_resamples=20)
+    ((one,),) = (summary.of("grpo", "length_bias-small"),)
+    lengths = [float(row["reading_mean_length"]) for row in one.rows]
+    assert one.readings["length_drift"] == pytest.approx(np.log2(lengths[-1] / lengths[0]))
+    assert "length_bias-small: length_drift" in write_report(summary, tmp_path, "command")[1].read_text()
+
+
 def test_blocks_as_markdown_and_as_a_page():
     blocks = [
         Heading(1, "A <b>title</b>"),

@@ -5,15 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import json
+import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 
+import torch
+
 from llmgym.benchmark import AgentSpec, Plan, run, suite
 from llmgym.benchmark.cells import Cell, as_csv, is_done, run_cell
+from llmgym.benchmark.report import write_report
 from llmgym.benchmark.summary import Summary
 from llmgym.errors import InvalidOptionError
 
@@ -47,6 +53,41 @@ class Interrupted(Learner):
             raise KeyboardInterrupt
         super().train(challenge, budget, seed)
 
+class Silent(Learner):
+    def train(self, challenge, budget, seed):
+        challenge._on_progress = None
+        super().train(challenge, budget, seed)
+        envs = challenge.make_vec(budget)
+        envs.reset(seed=seed)
+        envs.step(np.full(budget, 5))  # as much again as it may
+
+class Careless(Learner):
+    "Asks the generators that everybody shares, in its training and when it plays."
+
+    def train(self, challenge, budget, seed):
+        import random, torch
+        self.said = str([(random.random(), np.random.rand(), torch.rand(1).item())])
+        super().train(challenge, budget, seed)
+        self.said += str([(random.random(), np.random.rand(), torch.rand(1).item())])
+        self.share = int(self.said.encode().hex(), 16) % 97 / 97
+
+    def act(self, observations, restarted, waiting):
+        return np.where(np.random.rand(len(waiting)) < self.share, 5, 1)
+
+class Threads(Learner):
+    def train(self, challenge, budget, seed):
+        import torch
+        assert torch.get_num_threads() == 1
+
+class Diary(Learner):
+    "Writes down which problems it has learned from."
+
+    def train(self, challenge, budget, seed):
+        envs = challenge.make_vec(50)
+        _, infos = envs.reset(seed=seed)
+        DIARY.write_text(" ".join(infos["problem_id"]))
+        self.rng, self.share = np.random.default_rng(seed), 1.0
+
 def answer(prompt):
     return "1 "
 """
@@ -55,7 +96,8 @@ def answer(prompt):
 @pytest.fixture
 def agents(tmp_path):
     path = tmp_path / "own.py"
-    path.write_text(f"from pathlib import Path\nDONE = Path({str(tmp_path / 'go_on')!r})\n{SOURCE}")
+    constants = f"DONE = Path({str(tmp_path / 'go_on')!r})\nDIARY = Path({str(tmp_path / 'diary')!r})\n"
+    path.write_text(f"from pathlib import Path\n{constants}{SOURCE}")
     return path
 
 
@@ -120,6 +162,60 @@ def test_the_same_cell_gives_the_same_result(agents, tmp_path):
     for name in ("a", "b"):
         run(plan_of("random", f"{agents}:Learner"), tmp_path / name)
     assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+def test_an_agent_that_never_reports_has_no_curve_and_no_regret(agents, tmp_path):
+    """What it lost on the way is not known; what it took beyond the budget is."""
+    plan = plan_of(f"{agents}:Learner", f"{agents}:Silent")
+    assert run(plan, tmp_path) == []
+    summary = Summary.read(plan, tmp_path)
+    assert summary.curve("Silent", "noise-small") is None
+    assert summary.regret("Silent") is summary.challenge_regret("Silent", "noise-small") is None
+    assert summary.curve("Learner", "noise-small") is not None and summary.regret("Learner") is not None
+    assert (summary.spent("Learner"), summary.spent("Silent")) == (1.0, 2.0)
+    text = "\n".join(
+        path.read_text() for path in write_report(summary, tmp_path, "the command") if path.suffix == ".md"
+    )
+    (line,) = [line for line in text.splitlines() if line.startswith("| Silent |") and "%" in line]
+    assert [cell.strip() for cell in line.split("|")][4:6] == ["", "200 %"]
+
+
+def states() -> list[object]:
+    """Of the generators that everybody shares."""
+    return [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]  # noqa: NPY002
+
+
+def test_shared_generators_are_the_cells_own(agents, tmp_path):
+    """An agent without a seed can be repeated, and evaluations take nothing from its training."""
+    scores = []
+    for name, n_points in (("a", 4), ("b", 4), ("c", 1)):
+        before = states()
+        plan = plan_of(f"{agents}:Careless", n_seeds=1, n_points=n_points)
+        assert run(plan, tmp_path / name) == []
+        (one,) = Summary.read(plan, tmp_path / name).of("Careless", "noise-small")
+        scores.append(one.last("mean_return"))
+        assert states() == before
+    assert scores[0] == scores[1] == scores[2]
+
+
+def test_one_process_has_one_thread_too(agents, tmp_path):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert run(plan_of(f"{agents}:Threads", n_seeds=1), tmp_path)[0].error.count("AttributeError")  # it cannot play
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_problems_of_an_evaluation_are_not_those_of_the_training(agents, tmp_path):
+    """In `length_bias` a problem is a key that is drawn from very many."""
+    plan = replace(plan_of(f"{agents}:Diary", n_seeds=1), entries=suite(only=["length_bias"], budget=200))
+    assert run(plan, tmp_path / "out") == []
+    learned = (tmp_path / "diary").read_text().split()
+    lines = (tmp_path / "out/cells/Diary/length_bias-small/seed_0/episodes.jsonl").read_text().splitlines()
+    played = [json.loads(line)["problem_id"] for line in lines]
+    assert len(set(learned)) == 50 and not set(learned) & set(played)
 
 
 def test_seeds_differ(agents, tmp_path):
@@ -189,6 +285,26 @@ def test_results_of_an_agent_that_was_changed_are_not_taken(agents, tmp_path):
         run(plan, tmp_path / "out")
 
 
+def test_results_of_another_version_are_not_taken(tmp_path):
+    plan = plan_of("random", n_seeds=1)
+    run(plan, tmp_path)
+    (file,) = tmp_path.glob("cells/*/*/*/config.json")
+    file.write_text(file.read_text().replace('"llmgym-rl": "', '"llmgym-rl": "0.0.'))
+    with pytest.raises(InvalidOptionError, match="llmgym-rl"):
+        run(plan, tmp_path)
+
+
+def test_a_file_that_was_changed_is_read_again(agents, tmp_path):
+    """In one process, as in a notebook."""
+    scores = []
+    for name, word in (("a", "0 "), ("b", "1 ")):
+        agents.write_text(f"def answer(prompt):\n    return {word!r}\n")
+        plan = plan_of(f"{agents}:answer", n_seeds=1)
+        run(plan, tmp_path / name)
+        scores.append(Summary.read(plan, tmp_path / name).of("answer", "noise-small")[0].last("score"))
+    assert scores == [1.0, 0.0]
+
+
 def test_one_agents_error_does_not_end_the_others(agents, tmp_path):
     plan = plan_of(f"{agents}:Broken", "random")
     failures = run(plan, tmp_path / "out")
@@ -217,6 +333,12 @@ def test_an_unknown_agent_is_refused_before_anything_runs(agents, tmp_path):
 def test_plans_that_cannot_be(words, options, said):
     with pytest.raises(InvalidOptionError, match=said):
         plan_of(*words, **options)
+
+
+def test_a_challenge_is_there_once():
+    entries = suite(only=["noise"], sizes=["small", "medium", "small"])
+    with pytest.raises(InvalidOptionError, match="'noise-small' twice"):
+        Plan((AgentSpec.parse("random"),), entries)
 
 
 def test_jobs_below_one_are_refused(tmp_path):

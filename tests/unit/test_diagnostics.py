@@ -310,16 +310,35 @@ def episode(value: float, **more: Any) -> Episode:
 
 
 def test_the_score_is_clipped_and_nothing_else_is() -> None:
-    noise = DIAGNOSTICS["noise"]
-    low, high = noise.random_return("large"), noise.optimal_return("large")
+    scale = DIAGNOSTICS["scale"]
+    low, high = scale.random_return("large"), scale.optimal_return("large")
     for value, score in ((low, 0.0), (high, 1.0), ((low + high) / 2, 0.5)):
-        assert noise.normalised(value, "large") == pytest.approx(score)
-        assert noise.score([episode(value)], "large") == pytest.approx(score)
-    assert noise.normalised(1.0, "large") > 1.5 and noise.score([episode(1.0)], "large") == 1.0
-    assert noise.normalised(0.0, "large") < -1 and noise.score([episode(0.0)], "large") == 0.0
-    assert noise.readings([episode(0.5)], "large") == {"regret": pytest.approx(0.1)}
+        assert scale.normalised(value, "large") == pytest.approx(score)
+        assert scale.score([episode(value)], "large") == pytest.approx(score)
+    assert scale.normalised(1500.0, "large") > 1.5 and scale.score([episode(1500.0)], "large") == 1.0
+    assert scale.normalised(0.0, "large") < -0.1 and scale.score([episode(0.0)], "large") == 0.0
+    assert scale.readings([episode(999.5)], "large") == {"regret": pytest.approx(0.5)}
     with pytest.raises(InvalidOptionError, match="at least one episode"):
-        noise.score([], "large")
+        scale.score([], "large")
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("noise", "1 "), ("length_bias", "4 0 ")])
+def test_the_errors_of_a_verifier_are_not_in_the_score(name: str, wrong: str) -> None:
+    """The score is a straight line of what a response is paid on average over the errors, and knows none of them."""
+    diagnostic = DIAGNOSTICS[name]
+    for size in SIZES:
+        env = diagnostic.make(size, action_unit="response")
+        paid = []
+        for response in ("0 ", wrong):
+            rewards = [(env.reset(seed=seed), env.step(response)[1])[1] for seed in range(400)]
+            paid.append(np.mean(rewards))
+        right, mistaken = [episode(0.0, response="0 ")], [episode(1.0, response=wrong)]
+        assert diagnostic.score(right, size) == 1.0 and diagnostic.score(mistaken, size) == 0.0
+        best, low = diagnostic.optimal_return(size), diagnostic.random_return(size)
+        assert paid[0] == pytest.approx(best, abs=0.08)
+        expected = (1.0 - best - low) / (best - low)
+        assert diagnostic.normalised(0.0, size) == pytest.approx(expected)
+        assert (paid[1] - low) / (best - low) == pytest.approx(expected, abs=0.1 / (best - low))
 
 
 def test_the_proxy_is_scored_by_the_truth() -> None:
