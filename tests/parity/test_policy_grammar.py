@@ -28,6 +28,7 @@ from llmgym.agents.samplers import SampledPolicy  # noqa: E402
 from llmgym.agents.sampling import TokenDistribution, unpack_sets  # noqa: E402
 from llmgym.envs.copy import copy_tokenizer  # noqa: E402
 from llmgym.errors import InvalidActionError, InvalidOptionError  # noqa: E402
+from llmgym.tokenizers import pieces_tokenizer  # noqa: E402
 from tests.parity.test_policy_parity import full_logprobs, observe  # noqa: E402
 from tests.unit.agent_fakes import VOCABULARY, echo_envs, tiny_llama  # noqa: E402
 
@@ -291,6 +292,20 @@ def test_a_turn_goes_on_in_a_copy_and_after_forgetting_where_that_is_said() -> N
         assert actions.tolist() == [END, END]
         assert not logprobs.any()
         assert set(player.act(observe([[EQUALS], [ONE]]), ~nobody)[0].tolist()) <= {ZERO, ONE, TWO}
+
+
+def test_turns_are_read_again_where_states_have_other_numbers() -> None:
+    """As in another process, or with another tokenizer, whose tokens lead to the states in another order."""
+    policy = make_policy("(0 1 |1 0 |2 2 ){2}")
+    policy.act(observe([[EQUALS], [EQUALS]]))
+    policy.act(observe([[EQUALS, 5], [EQUALS, 6]]))
+    pieces = [TOKENIZER.token_text(token) for token in range(VOCABULARY)]
+    policy.tokenizer = pieces_tokenizer([*pieces[:4], "3 ", "0 ", "1 ", "2 ", "4 "], r"[0-9] |[\s\S]")
+    # What was written as "1 " and "2 " is "0 " and "1 " now.
+    actions, _ = policy.act(observe([[EQUALS, 5, 6], [EQUALS, 6, 5]]))
+    assert set(actions.tolist()) <= {5, 6, 7}
+    actions, _ = policy.act(observe([[EQUALS, 5, 6, 5], [EQUALS, 6, 5, 7]]))
+    assert actions.tolist() == [6, 7]
 
 
 def test_what_cannot_be_known_is_an_error() -> None:
