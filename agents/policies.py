@@ -1,7 +1,7 @@
 """A language model as a policy: it acts on observations token by token and gives log-probabilities for learning.
 
 Both sides use one distribution, see :mod:`llmgym.agents.sampling`: softmax of the logits over ``temperature``, without
-the tokens that the environment does not know, that are forbidden at that place, or that top-k and top-p left out when
+the tokens that the environment does not know, that are forbidden at that place, that a grammar rules out, or that top-k and top-p left out when
 the token was sampled. So the ratio of the first minibatch is 1.
 
 Not for advantages or optimisers: a policy is a model, a distribution made of its logits and a random generator.
@@ -24,6 +24,7 @@ from llmgym.agents.activations import Activations
 from llmgym.agents.architectures import read_decoder
 from llmgym.agents.attention import prefer_fast_attention
 from llmgym.agents.fused_decoding import FusedDecoder
+from llmgym.agents.grammars import read_pattern, write_pattern
 from llmgym.agents.module_decoding import ModuleDecoder
 from llmgym.agents.pretrained import (
     add_lora,
@@ -41,7 +42,7 @@ from llmgym.agents.slots import Feed, IntArray, SlotDecoder, SlotRows, next_feed
 from llmgym.agents.static_decoding import StaticDecoder
 from llmgym.agents.trunks import Trunk, output_layer, spread
 from llmgym.errors import InvalidOptionError, NotFiniteError
-from llmgym.tokenizers import Tokenizer
+from llmgym.tokenizers import TINY_REASONER, Tokenizer
 
 __all__ = ["WAIT", "Policy", "Scores"]
 
@@ -62,9 +63,11 @@ class Policy(TokenDistribution):
         model: Any transformers causal language model. Its attention implementation is set to one that takes a 4-D
             mask (see :mod:`llmgym.agents.attention`) and it is put in evaluation mode: dropout would make the
             log-probabilities of learning differ from those of sampling.
-        tokenizer: The environment's tokenizer, to show text. Acting and learning need none.
+        tokenizer: The environment's tokenizer, to show text. Without a grammar, acting and learning need none.
         temperature: Logits are divided by it, in sampling and in learning. Lower is greedier; 1 is the model itself.
         forbidden: Token -> tokens that must not follow it. ``{think: [end_of_think]}`` forces a model to reason.
+        grammar: Regular expression that responses match (see :mod:`llmgym.grammar`), in sampling and in learning:
+            ``r"(\\d ){3}"`` is three digits, then the end token. Needs the tokenizer; an agent takes the environment's.
         n_actions: Tokens that the environment knows; further logits of the model are left out. ``None``: all.
         top_k: Only so many of the most probable tokens may be drawn. ``None``: all.
         top_p: Only the most probable tokens that together reach this probability may be drawn. ``None``: all.
@@ -98,6 +101,7 @@ class Policy(TokenDistribution):
         *,
         temperature: float = 1.0,
         forbidden: Mapping[int, Sequence[int]] | None = None,
+        grammar: str | None = None,
         n_actions: int | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -114,6 +118,7 @@ class Policy(TokenDistribution):
             self._trunk.vocab_size,
             temperature=temperature,
             forbidden=forbidden,
+            grammar=grammar,
             n_actions=n_actions,
             top_k=top_k,
             top_p=top_p,
@@ -144,7 +149,7 @@ class Policy(TokenDistribution):
                 too; a policy is returned.
             device: ``None``: a GPU if there is one, otherwise the CPU.
             dtype: ``None``: bfloat16 on a GPU, float32 on a CPU.
-            **options: Further arguments of :class:`Policy`.
+            **options: Further arguments of :class:`Policy`. ``grammar`` replaces the one that the folder may hold.
 
         Raises:
             InvalidOptionError: If an argument cannot apply: all to a policy, ``device`` and ``dtype`` to a model; or
@@ -165,8 +170,10 @@ class Policy(TokenDistribution):
             return cls(name_or_path, **options)
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = dtype or (torch.float32 if chosen.type == "cpu" else torch.bfloat16)
-        model, tokenizer = load_pretrained(str(name_or_path), device=chosen, dtype=dtype)
-        return cls(model, **({"tokenizer": tokenizer} | options))
+        name = str(name_or_path)
+        model, tokenizer = load_pretrained(name, device=chosen, dtype=dtype)
+        grammar = None if name == TINY_REASONER else read_pattern(name)
+        return cls(model, **({"tokenizer": tokenizer, "grammar": grammar} | options))
 
     @property
     def device(self) -> torch.device:
@@ -249,13 +256,14 @@ class Policy(TokenDistribution):
         return " ".join(map(str, plain)) if self.tokenizer is None else self.tokenizer.decode(plain)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the model (safetensors) and, if there is one, the tokenizer; :meth:`load` reads them back.
+        """Write the model (safetensors) and, if there are any, tokenizer and grammar; :meth:`load` reads them back.
 
-        So does transformers. Of a model with adapters see :func:`~llmgym.agents.pretrained.save_pretrained`.
+        So does transformers, but for the grammar. The other options are not written. Of a model with adapters see :func:`~llmgym.agents.pretrained.save_pretrained`.
         """
         save_pretrained(self.model, folder)
         if self.tokenizer is not None:
             self.tokenizer.save(folder)
+        write_pattern(folder, self.grammar)
 
     # -- acting ------------------------------------------------------------------------------------------------------
 
@@ -271,6 +279,8 @@ class Policy(TokenDistribution):
         """
         if self._slots is not None:
             self._slots.release_all()
+        if self._grammar is not None:
+            self._grammar.forget()
         if self._activations is not None:
             if self._keeps:
                 self._activations.end()
@@ -306,6 +316,8 @@ class Policy(TokenDistribution):
         observations: Mapping[str, Any],
         restarted: npt.NDArray[np.bool_] | None = None,
         waiting: npt.NDArray[np.bool_] | None = None,
+        *,
+        turn_starts: npt.NDArray[np.int64] | None = None,
     ) -> tuple[IntArray, npt.NDArray[np.float32]]:
         """Choose the next token of every slot that does not wait.
 
@@ -317,14 +329,19 @@ class Policy(TokenDistribution):
             restarted: ``(N,)``. Slots whose transcript is not a continuation of the last one. ``None``: none, but for
                 the first call after :meth:`forget`.
             waiting: ``(N,)``. Slots to leave out; their rows of the cache are given up. ``None``: none.
+            turn_starts: ``(N,)``. With a grammar, of the slots that restarted: index of the first token of the turn
+                under way, for transcripts that begin within a response, as a restored state does. ``None``: those
+                transcripts are prompts alone, or end with what the environment wrote.
 
         Returns:
             actions: ``(N,)`` int64; ``-1`` where the slot waits.
             logprobs: ``(N,)`` float32, under the distribution sampled from; 0 where the slot waits.
 
         Raises:
-            InvalidActionError: If a slot that did not restart shows no new token.
-            InvalidOptionError: If a transcript is longer than the model's positions reach.
+            InvalidActionError: If a slot that did not restart shows no new token; with a grammar also if a turn does
+                not keep to it, or it cannot be known where one began.
+            InvalidOptionError: If a transcript is longer than the model's positions reach, or a grammar and
+                ``forbidden`` together leave no token.
             NotFiniteError: If the model's logits are no finite numbers.
         """
         ids = np.asarray(observations["input_ids"])
@@ -348,6 +365,9 @@ class Policy(TokenDistribution):
         if not live.any():
             return actions, logprobs
         self._check_positions(int(lengths[live].max()))
+        if self._grammar is not None:
+            self._grammar.use(self.tokenizer, self.n_actions)
+            self._grammar.read_slots(ids, lengths, live, fresh, restarted, turn_starts)
         try:
             feed = next_feed(slots, ids, lengths, np.flatnonzero(fresh))
             acting = slots.slot[: slots.n_rows]
@@ -365,13 +385,17 @@ class Policy(TokenDistribution):
         if isinstance(decoder, FusedDecoder) and decoder.keeps:
             decoder.activations.note(feed, acting)
         values = [] if self.value_head is None else [self.value_head(hidden)]
-        logits = self.shaped(logits, torch.from_numpy(feed.last).to(logits.device))
+        last = torch.from_numpy(feed.last).to(logits.device)
+        states = None if self._grammar is None else self._grammar.states_of(acting, logits.device)
+        logits = self.shaped(logits, last, states)
         if self.last_allowed is not None:
             kept = self.kept(logits)
             logits = logits.masked_fill(~kept, float("-inf"))
             self.last_allowed[acting] = pack_sets(kept).cpu().numpy()
         tokens, logprobs, *of_states = on_host(*sample(logits, uniforms[torch.from_numpy(acting)]), *values)
         if not np.isfinite(logprobs).all():
+            if states is not None:
+                self.check_leaves(last, states)
             raise NotFiniteError(
                 f"Expected finite log-probabilities, actual: {float(logprobs[~np.isfinite(logprobs)][0])}. The model's "
                 "weights or activations are no finite numbers any more: go back to an earlier checkpoint."
@@ -442,6 +466,7 @@ class Policy(TokenDistribution):
         prompt_index: torch.Tensor | None = None,
         response_lengths: torch.Tensor | None = None,
         allowed: torch.Tensor | None = None,
+        turn_starts: torch.Tensor | None = None,
         with_entropy: bool = False,
         entropy_gradient: bool = True,
         value_head: Callable[[torch.Tensor], torch.Tensor] | None = None,
@@ -460,6 +485,8 @@ class Policy(TokenDistribution):
                 ``None``: a response ends with the last token that the policy chose.
             allowed: ``(B, T, ceil(n_actions / 8))`` uint8. The packed sets that the tokens were drawn from (see
                 :attr:`last_allowed`), read inside the mask only. Needed where top-k or top-p is on.
+            turn_starts: ``(P,)`` int64. With a grammar, index in each prompt of the first token of the turn under way,
+                where :meth:`act` was told of one. ``None``: each response begins a turn.
             with_entropy: Whether to compute the entropy of each distribution too.
             entropy_gradient: Whether it carries a gradient; without, it costs less memory.
             value_head: Hidden states ``(n, hidden_size)`` -> values ``(n,)``. ``None``: no values.
@@ -468,6 +495,7 @@ class Policy(TokenDistribution):
 
         Raises:
             ValueError: If the shapes disagree, the sets are missing, or one lacks the token that was chosen.
+            InvalidActionError: If a response goes on after a token that does not keep to the grammar.
         """
         if allowed is None and self.truncates:
             raise ValueError(
@@ -494,7 +522,15 @@ class Policy(TokenDistribution):
                 "Expected every token that the policy chose to be in its set of `allowed`, actual: one is not. "
                 "Hand in the sets of the steps in which the tokens were sampled, in the same order."
             )
-        tokens = ChosenTokens(reading.hidden, reading.before, chosen, sets)
+        states = None
+        if self._grammar is not None:
+            self._grammar.use(self.tokenizer, self.n_actions)
+            first = None
+            if turn_starts is not None:
+                first = self._grammar.states_after_prompts(prompt_ids, prompt_lengths, turn_starts)
+                first = first if prompt_index is None else first[prompt_index.cpu().numpy()]
+            states = self._grammar.states_chosen(response_ids, response_mask, first)
+        tokens = ChosenTokens(reading.hidden, reading.before, chosen, sets, states)
         logprobs, entropy = score_tokens(
             self._trunk,
             self,

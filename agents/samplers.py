@@ -116,8 +116,8 @@ class SampledPolicy(Policy):
         sampler: The engine.
         max_tokens: Tokens asked for at once, best the environment's ``max_new_tokens``. Fewer mean more calls, more
             are thrown away; the distribution is the same.
-        **options: Further arguments of a policy. Neither top-k nor top-p nor ``forbidden``: an engine does not tell
-            which tokens could be drawn, and knows no rules of ours.
+        **options: Further arguments of a policy. Neither top-k nor top-p nor ``forbidden`` nor a grammar: an engine
+            does not tell which tokens could be drawn, and knows no rules of ours.
 
     Raises:
         InvalidOptionError: If ``max_tokens`` is below 1, or a policy's option is out of its bounds.
@@ -172,14 +172,16 @@ class SampledPolicy(Policy):
         observations: Mapping[str, Any],
         restarted: npt.NDArray[np.bool_] | None = None,
         waiting: npt.NDArray[np.bool_] | None = None,
+        *,
+        turn_starts: npt.NDArray[np.int64] | None = None,
     ) -> tuple[IntArray, npt.NDArray[np.float32]]:
         """The next token of every slot that does not wait: one that is written already, or else the engine is asked.
 
-        Arguments and returns as in :meth:`Policy.act`.
+        Arguments and returns as in :meth:`Policy.act`; ``turn_starts`` is for grammars, of which there is none.
 
         Raises:
             InvalidActionError: If a slot that did not restart shows no new token.
-            InvalidOptionError: If top-k, top-p or ``forbidden`` is on.
+            InvalidOptionError: If top-k, top-p, ``forbidden`` or a grammar is on.
             LLMGymError: If the engine does not keep to what a :class:`BatchSampler` returns.
         """
         self._check_distribution()
@@ -248,10 +250,11 @@ class SampledPolicy(Policy):
             drafts.put(slot, continuation)
 
     def _check_distribution(self) -> None:
-        if not self.truncates and not self.forbidden:
+        if not self.truncates and not self.forbidden and self.grammar is None:
             return
-        options = {"top_k": self.top_k, "top_p": self.top_p, "forbidden": self.forbidden}
+        options = {"top_k": self.top_k, "top_p": self.top_p, "forbidden": self.forbidden, "grammar": self.grammar}
         raise InvalidOptionError(
-            "Expected neither top_k, top_p nor forbidden in a policy that a sampler plays (it does not tell which "
-            f"tokens could be drawn, and learning has to know), actual: {options}. Take them away, or play with Policy."
+            "Expected neither top_k, top_p, forbidden nor grammar in a policy that a sampler plays (it does not tell "
+            "which tokens could be drawn, and learning has to know), actual: "
+            f"{options}. Take them away, or play with Policy."
         )

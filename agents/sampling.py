@@ -1,8 +1,8 @@
 """The distribution that a policy plays, from a model's logits; drawing from it; sets of tokens as packed bits.
 
 Sampling and learning shape logits in one order: temperature, tokens that the environment does not know or that are
-forbidden at that place, then top-k, then top-p, and what is left is renormalised. The sets that top-k and top-p leave
-are kept from sampling and handed to learning: there the logits differ by rounding, and after an update by more, and a
+forbidden at that place (by rules on the token before, or by a grammar), then top-k, then top-p, and what is left is
+renormalised. The sets that top-k and top-p leave are kept from sampling and handed to learning: there the logits differ by rounding, and after an update by more, and a
 set made anew would not be the set that was sampled from.
 
 Not for models: everything here starts from logits.
@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from llmgym.agents.grammars import ResponseGrammar
 from llmgym.errors import InvalidOptionError
 
 
@@ -29,6 +30,7 @@ class TokenDistribution:
         vocab_size: Tokens that the model knows.
         temperature: Logits are divided by it. Lower is greedier; 1 is the model itself.
         forbidden: Token -> tokens that must not follow it.
+        grammar: Regular expression that responses match (see :mod:`llmgym.grammar`). ``None``: they may be any.
         n_actions: Tokens that the environment knows; further logits are left out. ``None``: all.
         top_k: Only the ``top_k`` most probable tokens may be drawn (more at a tie). ``None``: no such bound.
         top_p: Only the most probable tokens that together reach ``top_p`` may be drawn. ``None``: no such bound.
@@ -43,6 +45,7 @@ class TokenDistribution:
         *,
         temperature: float = 1.0,
         forbidden: Mapping[int, Sequence[int]] | None = None,
+        grammar: str | None = None,
         n_actions: int | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -53,6 +56,8 @@ class TokenDistribution:
         self._n_actions = 0
         self.n_actions = n_actions
         self.forbidden = forbidden or {}
+        self._grammar: ResponseGrammar | None = None
+        self.grammar = grammar
         self.top_k = top_k
         self.top_p = top_p
 
@@ -115,6 +120,16 @@ class TokenDistribution:
         self._forbidden, self._rule_of_token, self._rules = forbidden, rule_of_token, rules
 
     @property
+    def grammar(self) -> str | None:
+        """Regular expression that responses match; ``None``: they may be any."""
+        return None if self._grammar is None else self._grammar.pattern
+
+    @grammar.setter
+    def grammar(self, value: str | None) -> None:
+        if value != self.grammar:  # the turns under way are those of the grammar that is
+            self._grammar = None if value is None else ResponseGrammar(value)
+
+    @property
     def top_k(self) -> int | None:
         """How many of the most probable tokens may be drawn; ``None``: all."""
         return self._top_k
@@ -153,6 +168,7 @@ class TokenDistribution:
         return {
             "temperature": self.temperature,
             "forbidden": self.forbidden,
+            "grammar": self.grammar,
             "n_actions": self.n_actions,
             "top_k": self.top_k,
             "top_p": self.top_p,
@@ -164,12 +180,19 @@ class TokenDistribution:
         *,
         temperature: float | None = None,
         forbidden: Mapping[int, Sequence[int]] | None = None,
+        grammar: str | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
     ) -> Iterator[None]:
         """Within the context, other options; ``None`` leaves what is (``top_p=1`` plays without the bound)."""
         before = self.options
-        changes = {"temperature": temperature, "forbidden": forbidden, "top_k": top_k, "top_p": top_p}
+        changes = {
+            "temperature": temperature,
+            "forbidden": forbidden,
+            "grammar": grammar,
+            "top_k": top_k,
+            "top_p": top_p,
+        }
         try:
             for name, value in changes.items():
                 if value is not None:
@@ -179,16 +202,25 @@ class TokenDistribution:
             for name in changes:
                 setattr(self, name, before[name])
 
-    def shaped(self, logits: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+    def shaped(self, logits: torch.Tensor, last: torch.Tensor, states: torch.Tensor | None = None) -> torch.Tensor:
         """Logits under temperature and forbidden tokens; top-k and top-p are not applied yet.
 
         Args:
             logits: ``(n, V)`` float, ``V >= n_actions``. The model's.
             last: ``(n,)`` int64. The token before the one that is chosen.
+            states: ``(n,)`` int64. Of the grammar; ``None`` where there is no grammar.
 
         Returns:
             ``(n, n_actions)`` float32, ``-inf`` where forbidden.
+
+        Raises:
+            ValueError: If there is a grammar and no states, or the other way round.
         """
+        if (states is None) != (self._grammar is None):
+            raise ValueError(
+                f"Expected states where there is a grammar, and only there, actual: grammar {self.grammar!r} and "
+                f"{'no ' if states is None else ''}states."
+            )
         logits = logits[:, : self._n_actions].float()
         if self._temperature != 1.0:
             logits = logits / self._temperature
@@ -196,7 +228,31 @@ class TokenDistribution:
             if self._rules.device != logits.device:
                 self._rules, self._rule_of_token = self._rules.to(logits.device), self._rule_of_token.to(logits.device)
             logits = logits.masked_fill(self._rules[self._rule_of_token[last]], float("-inf"))
+        if self._grammar is not None and states is not None:
+            allowed = unpack_sets(self._grammar.packed(states), self._n_actions)
+            logits = logits.masked_fill(~allowed, float("-inf"))
         return logits
+
+    def check_leaves(self, last: torch.Tensor, states: torch.Tensor) -> None:
+        """Refuse places where a grammar and the other rules together leave no token.
+
+        Args:
+            last: ``(n,)`` int64. The token before the one that is chosen.
+            states: ``(n,)`` int64. Of the grammar.
+
+        Raises:
+            InvalidOptionError: If they do in one of them.
+        """
+        shaped = self.shaped(torch.zeros(len(last), self._n_actions, device=states.device), last, states)
+        empty = (shaped == float("-inf")).all(1).nonzero()[:, 0].tolist()
+        if empty:
+            assert self._grammar is not None
+            text = self._grammar.text_before(int(states[empty[0]]))
+            raise InvalidOptionError(
+                f"Expected the grammar {self.grammar!r}, `forbidden` and n_actions={self._n_actions} to leave a token "
+                f"in each place, actual: none after a text such as {text!r} (token {int(last[empty[0]])} before). "
+                "Forbid fewer, or write a grammar that needs none of those."
+            )
 
     def kept(self, shaped: torch.Tensor) -> torch.Tensor:
         """``(n, n_actions)`` bool: the tokens that top-k and top-p leave of :meth:`shaped` logits."""

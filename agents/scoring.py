@@ -42,12 +42,14 @@ class ChosenTokens(NamedTuple):
         before: ``(n,)`` int64. The token before each.
         chosen: ``(n,)`` int64.
         allowed: ``(n, ceil(n_actions / 8))`` uint8. Packed sets that they were drawn from; ``None``: no truncation.
+        states: ``(n,)`` int64. The distribution's grammar was in when they were drawn; ``None``: there is none.
     """
 
     hidden: torch.Tensor
     before: torch.Tensor
     chosen: torch.Tensor
     allowed: torch.Tensor | None
+    states: torch.Tensor | None = None
 
     def split(self, size: int) -> list[ChosenTokens]:
         """The same in chunks of at most ``size`` tokens; one empty chunk if there are none."""
@@ -57,6 +59,7 @@ class ChosenTokens(NamedTuple):
                 self.before[start : start + size],
                 self.chosen[start : start + size],
                 None if self.allowed is None else self.allowed[start : start + size],
+                None if self.states is None else self.states[start : start + size],
             )
             for start in range(0, max(1, len(self.chosen)), size)
         ]
@@ -122,7 +125,7 @@ def score_tokens(
     """
 
     def score(part: ChosenTokens) -> tuple[torch.Tensor, torch.Tensor | None]:
-        logits = distribution.shaped(trunk.logits(part.hidden), part.before)
+        logits = distribution.shaped(trunk.logits(part.hidden), part.before, part.states)
         if part.allowed is not None:
             logits = logits.masked_fill(~unpack_sets(part.allowed, logits.shape[1]), float("-inf"))
         logprobs, entropy = ChosenLogprobs.apply(logits, part.chosen, with_entropy, entropy_gradient)  # type: ignore[no-untyped-call]

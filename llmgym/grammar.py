@@ -150,6 +150,10 @@ class Grammar:
             open_rows = open_rows[at[open_rows] < ends[open_rows]]
         return states
 
+    def sample(self, state: int) -> str:
+        """A text that leads to a state, for messages."""
+        return self._samples[state]
+
     def forbidden(self, prompt_end: int) -> dict[int, tuple[int, ...]]:
         """The format as rules on neighbouring tokens: what ``Policy(forbidden=...)`` takes.
 

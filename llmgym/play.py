@@ -208,7 +208,9 @@ class Model:
             "attention_mask": env.process.written[:1],
         }
         self.alternatives = self._likeliest(observation) if self.top_k else []
-        actions, logprobs = self.policy.act(observation, np.array([restarted]))
+        actions, logprobs = self.policy.act(
+            observation, np.array([restarted]), turn_starts=env.process.turn_start[:1].copy()
+        )
         self.probability = float(np.exp(logprobs[0]))
         return int(actions[0])
 

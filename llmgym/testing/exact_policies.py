@@ -28,8 +28,14 @@ def log_probabilities(tree: Tree, policy: Policy) -> torch.Tensor:
         tree has all actions of the policy.
 
     Raises:
-        InvalidOptionError: If top-k or top-p is on: the set of tokens it leaves is not part of ``Policy.logprobs``.
+        InvalidOptionError: If top-k or top-p is on: the set of tokens it leaves is not part of ``Policy.logprobs``. Or
+            if there is a grammar: a tree has states outside of it, where such a policy is not defined.
     """
+    if policy.grammar is not None:
+        raise InvalidOptionError(
+            f"Expected a policy without a grammar, actual: grammar={policy.grammar!r}. Switch it off: the tree has "
+            "states that it never comes to."
+        )
     if policy.truncates:
         raise InvalidOptionError(
             f"Expected a policy that can choose every token, actual: top_k={policy.top_k}, top_p={policy.top_p}. "

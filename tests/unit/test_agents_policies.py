@@ -230,7 +230,7 @@ def test_nothing_is_computed_that_was_not_asked_for() -> None:
 def test_the_reference_does_not_follow() -> None:
     policy = Policy(tiny_llama(), temperature=0.5, forbidden={1: [2]}, n_actions=7, top_k=3, top_p=0.9)
     reference = policy.frozen_copy()
-    expected = {"temperature": 0.5, "forbidden": {1: (2,)}, "n_actions": 7, "top_k": 3, "top_p": 0.9}
+    expected = {"temperature": 0.5, "forbidden": {1: (2,)}, "grammar": None, "n_actions": 7, "top_k": 3, "top_p": 0.9}
     assert reference.options == policy.options == expected
     with torch.no_grad():
         next(policy.model.parameters()).add_(1.0)

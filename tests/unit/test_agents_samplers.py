@@ -206,7 +206,7 @@ def test_a_slot_that_shows_no_new_token_is_refused() -> None:
         policy.act(shown([2, 5], [2, 3]))
 
 
-@pytest.mark.parametrize("options", [{"top_k": 3}, {"top_p": 0.9}, {"forbidden": {2: [3]}}])
+@pytest.mark.parametrize("options", [{"top_k": 3}, {"top_p": 0.9}, {"forbidden": {2: [3]}}, {"grammar": "a*"}])
 def test_what_an_engine_cannot_say_is_refused(options: dict[str, Any]) -> None:
     policy = SampledPolicy(tiny_llama(), sampler=Scripted(), max_tokens=8, **options)
     with pytest.raises(InvalidOptionError, match=next(iter(options))):

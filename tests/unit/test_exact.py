@@ -394,6 +394,8 @@ def test_models_with_forbidden_tokens_and_what_cannot_work(dense: Tree) -> None:
     assert np.allclose(bound.sum(axis=1), 1)
     with pytest.raises(InvalidOptionError, match="choose every token, actual: top_k=2"):
         exact_policies.table_of(dense, Policy(model, n_actions=7, top_k=2))
+    with pytest.raises(InvalidOptionError, match=r"without a grammar, actual: grammar='\(a\|b\)"):
+        exact_policies.table_of(dense, Policy(model, n_actions=7, grammar="(a|b)"))
     few = build_tree("llmgym/SparseReward-v0", length=2, n_words=2, dense=True, actions=words(0, 1))
     with pytest.raises(ValueError, match="every action of the policy"):
         exact_policies.table_of(few, Policy(model, n_actions=7))
