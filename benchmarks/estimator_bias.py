@@ -40,13 +40,22 @@ from estimator_cases import (  # noqa: E402
     groups_world,
     posed,
 )
-from estimator_losses import kl_gradient_cases, kl_value_cases, loss_cases  # noqa: E402
+from estimator_kl import kl_gradient_cases, kl_value_cases  # noqa: E402
+from estimator_losses import loss_cases  # noqa: E402
+from estimator_metrics import metric_cases  # noqa: E402
+from estimator_responses import response_cases  # noqa: E402
 from side_by_side import table, versions, write_json  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 from llmgym.agents import GRPO, PPO  # noqa: E402
 from llmgym.agents.policies import Policy  # noqa: E402
-from llmgym.testing.exact_policies import expected_return, log_probabilities, model_gradient  # noqa: E402
+from llmgym.testing.exact_policies import (  # noqa: E402
+    expected_return,
+    log_probabilities,
+    model_gradient,
+    sequence_kl,
+    table_of,
+)
 
 #: How often a true estimator would be called false, in all directions together.
 FALSE_ALARM = 1e-4
@@ -120,7 +129,7 @@ def measure(
 
 # --- Whole agents -----------------------------------------------------------------------------------------------------
 
-_PROBLEMS = 16
+_PROBLEMS, _KL_COEF = 16, 1.0
 #: One step on each rollout, too small to move a float32 weight, of a gradient that nothing scales.
 _ONE_STEP = {
     "problems_per_iteration": _PROBLEMS,
@@ -139,22 +148,68 @@ def agent_cases() -> list[Case]:
         agent_case("GRPO, leave_one_out", "leave_one_out", GRPO, advantages="leave_one_out", group_size=GROUP_SIZE),
         agent_case("GRPO, z_score", "z_score", GRPO, advantages="z_score", group_size=GROUP_SIZE),
         agent_case("PPO, lambda 1", "", PPO, whiten_advantages=False, critic="model", responses_per_problem=GROUP_SIZE),
+        kl_agent_case("GRPO, k1 in the reward", kl_in="reward", kl_estimator="k1"),
+        kl_agent_case("GRPO, k3 in the loss", kl_in="loss", kl_estimator="k3"),
     ]
 
 
 def agent_case(name: str, normalization: str, algorithm: Any, **options: Any) -> Case:
     """An agent's gradient after :meth:`collect` and :meth:`update`, against the model's true one."""
-    world = groups_world()
-    agent = algorithm(
-        Policy(tiny_transformer(len(world.tree.actions))),
+    agent = small_agent(algorithm, **options)
+    parameters = trained(agent)
+    truth = model_gradient(groups_world().tree, agent.policy, parameters)
+    expected = truth if not normalization else group_gradient(agent.policy, parameters, normalization)
+    return gradient_case(name, "policy gradient of a model", agent, truth, expected)
+
+
+def kl_agent_case(name: str, *, kl_in: str, kl_estimator: str) -> Case:
+    """The same with a penalty on the KL from a reference that the policy has left.
+
+    In the reward its gradient is that of the KL of responses, in the loss that of the KL in the visited states.
+    """
+    tree = groups_world().tree
+    agent = small_agent(
+        GRPO,
+        advantages="leave_one_out",
+        group_size=GROUP_SIZE,
+        kl_coef=_KL_COEF,
+        kl_in=kl_in,
+        kl_estimator=kl_estimator,
+    )
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in agent.reference.model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+        reference = log_probabilities(tree, agent.reference)
+    parameters, logprobs = trained(agent), log_probabilities(tree, agent.policy)
+    distance = sequence_kl(tree, logprobs, reference)
+    if kl_in == "loss":
+        visits = torch.from_numpy(tree.evaluate(table_of(tree, agent.policy)).visits)
+        distance = (visits * (logprobs.double().exp() * (logprobs - reference)).sum(1)).sum()
+    objective = expected_return(tree, logprobs) - _KL_COEF * distance
+    truth = torch.cat([g.flatten() for g in torch.autograd.grad(objective, parameters, materialize_grads=True)])
+    return gradient_case(name, "gradient of the return less the KL", agent, truth, truth)
+
+
+def small_agent(algorithm: Any, **options: Any) -> Any:
+    """An agent in the world of groups, that takes its steps without moving."""
+    return algorithm(
+        Policy(tiny_transformer(len(groups_world().tree.actions))),
         "llmgym/MixedDifficulty-v0",
         env_kwargs={"levels": 2, "n_words": 2},
         **_ONE_STEP,
         **options,
     )
-    parameters = [parameter for parameter in agent.policy.model.parameters() if parameter.requires_grad]
-    truth = model_gradient(world.tree, agent.policy, parameters)
-    expected = truth if not normalization else group_gradient(agent.policy, parameters, normalization)
+
+
+def trained(agent: Any) -> list[torch.nn.Parameter]:
+    """The weights that the agent learns."""
+    return [parameter for parameter in agent.policy.model.parameters() if parameter.requires_grad]
+
+
+def gradient_case(name: str, of: str, agent: Any, truth: torch.Tensor, expected: torch.Tensor) -> Case:
+    """The gradients of an agent's iterations, along the true one and along random directions."""
+    parameters = trained(agent)
     directions = torch.randn(1 + N_DIRECTIONS, len(truth), generator=torch.Generator().manual_seed(9))
     directions[0] = truth
     directions /= directions.norm(dim=1, keepdim=True)
@@ -171,7 +226,7 @@ def agent_case(name: str, normalization: str, algorithm: Any, **options: Any) ->
         return np.stack(samples)
 
     along = (directions @ torch.stack([truth, expected], dim=1)).double().numpy()
-    return Case(name, "policy gradient of a model", algorithm, draw, along[:, 0], along[:, 1], "iteration", 0.005)
+    return Case(name, of, type(agent), draw, along[:, 0], along[:, 1], "iteration", 0.005)
 
 
 def tiny_transformer(vocab_size: int) -> LlamaForCausalLM:
@@ -203,8 +258,8 @@ def group_gradient(policy: Policy, parameters: list[torch.nn.Parameter], normali
 
 def all_cases() -> list[Case]:
     """Every estimator that is measured."""
-    formulas = [*gae_cases(), *group_cases(), *kl_value_cases(), *kl_gradient_cases(), *loss_cases()]
-    return [*formulas, *agent_cases()]
+    advantages = [*gae_cases(), *response_cases(), *group_cases()]
+    return [*advantages, *kl_value_cases(), *kl_gradient_cases(), *loss_cases(), *metric_cases(), *agent_cases()]
 
 
 # --- The program ------------------------------------------------------------------------------------------------------
@@ -212,7 +267,7 @@ def all_cases() -> list[Case]:
 
 def row_of(case: Case, measured: Measured) -> tuple[str, ...]:
     """A line of the table."""
-    expected = "-" if measured.expected_bias is None else f"{measured.expected_bias + 0.0:+.4f}"
+    expected = "-" if measured.expected_bias is None else f"{round(measured.expected_bias, 4) + 0.0:+.4f}"
     low, high = measured.bias - measured.half_width, measured.bias + measured.half_width
     return (
         case.name,

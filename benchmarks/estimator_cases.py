@@ -1,6 +1,8 @@
 """Estimators of ``llmgym.agents`` in small worlds whose truth is known: what ``estimator_bias.py`` measures.
 
-Advantages are here, the KL and the losses in ``estimator_losses.py``, whole agents in ``estimator_bias.py``.
+Advantages are here, those that look at whole responses in ``estimator_responses.py``, the KL in ``estimator_kl.py``,
+the losses in ``estimator_losses.py``, what an update says about itself in ``estimator_metrics.py``, whole agents in
+``estimator_bias.py``.
 
 A case draws independent samples of an estimator (of an episode, a group of episodes, or a whole iteration), and knows
 what they should be on average (``truth``) and what they are on average (``expected``, by a formula of its own, never by
@@ -191,11 +193,17 @@ def gae_cases() -> list[Case]:
     ]
 
 
+def state_directions(truth: Floats) -> Floats:
+    """``(d, S)``: where numbers of states are measured: along the truth, and along directions that are no one's."""
+    directions = np.random.default_rng(8).normal(size=(1 + N_DIRECTIONS, len(truth)))
+    directions[0] = truth
+    unit: Floats = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    return unit
+
+
 def targets_case(world: World) -> Case:
-    """The critic's targets, summed over the visits to each state, along random directions."""
-    directions = np.random.default_rng(8).normal(size=(1 + N_DIRECTIONS, len(world.tree.states)))
-    directions[0] = world.exact.visits * world.exact.values
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    """The critic's targets, summed over the visits to each state."""
+    directions = state_directions(world.exact.visits * world.exact.values)
     truth = directions @ (world.exact.visits * world.exact.values)
 
     def draw(function: Callable[..., Any], rng: np.random.Generator, n: int) -> Floats:

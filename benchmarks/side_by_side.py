@@ -130,7 +130,9 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A table in Markdown whose columns line up: texts to the left, the other columns to the right."""
     cells = [[str(cell) for cell in row] for row in (headings, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(headings))]
-    left = [any(not cell[:1].isdigit() for cell in column) for column in zip(*cells[1:], strict=True)] or [True]
+    left = [
+        any(not cell.removeprefix("-")[:1].isdigit() for cell in column) for column in zip(*cells[1:], strict=True)
+    ] or [True]
     lines = [
         "| "
         + " | ".join(f"{c:{'<' if is_left else '>'}{w}}" for c, w, is_left in zip(row, widths, left, strict=True))

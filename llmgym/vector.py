@@ -387,19 +387,20 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
         ended: list[int] = []
         paid: list[tuple[int, Transition]] = []
         for slot in sorted(process.events):
-            code = process.stop_reason_at[slot]
-            if code > 0:
+            if process.stop_reason_at[slot] > 0:
                 ended.append(slot)
-                (terminated if STOP_REASONS[code - 1].terminated else truncated)[slot] = True
             if components and engine.earns(slot):
                 paid.append((slot, engine.transition(slot)))
-        all_paid = engine.rewards.pay_batch([transition for _, transition in paid]) if paid else []
-        for (slot, _), (parts, said) in zip(paid, all_paid, strict=True):
-            rewards[slot] = math.fsum(parts.values())
-            if said:
-                details[slot] = said
-            for name, part in parts.items():
-                components[name][slot] = part
+        if ended:
+            terminated[ended] = _TERMINATES[process.stop_reason[ended]]
+            truncated[ended] = ~terminated[ended]
+        if paid:
+            all_paid = engine.rewards.pay_batch([transition for _, transition in paid])
+            slots = [slot for slot, _ in paid]
+            rewards[slots] = [math.fsum(parts.values()) for parts, _ in all_paid]
+            for name, values in components.items():
+                values[slots] = [parts[name] for parts, _ in all_paid]
+            details = {slot: said for slot, (_, said) in zip(slots, all_paid, strict=True) if said}
         if self.autoreset_mode == AutoresetMode.SAME_STEP and ended:  # a reset is about to overwrite what it tells of
             known = dict(paid)
             self._final_transitions = {slot: known.get(slot) or engine.transition(slot) for slot in ended}
@@ -419,18 +420,27 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
             "_reward_components": acted.copy(),
         }
 
-    def _add_infos(self, infos: dict[str, Any], entries: Iterable[tuple[int, dict[str, Any]]]) -> None:
+    def _add_infos(self, infos: dict[str, Any], entries: Sequence[tuple[int, dict[str, Any]]]) -> None:
         """Add the infos of single slots. Gymnasium's ``_add_info`` makes the arrays; from then on they are just set."""
-        columns: dict[str, tuple[Any, Bools]] = {}
+        columns: dict[str, tuple[list[int], list[Any]]] = {}
         for slot, info in entries:
             for key, value in info.items():
                 column = columns.get(key)
                 if column is not None:
-                    column[0][slot], column[1][slot] = value, True
+                    column[0].append(slot)
+                    column[1].append(value)
                     continue
                 self._add_info(infos, {key: value}, slot)
                 if not isinstance(value, dict):  # that is a tree of arrays
-                    columns[key] = infos[key], infos[f"_{key}"]
+                    columns[key] = [], []
+        for key, (slots, values) in columns.items():
+            array, mask = infos[key], infos[f"_{key}"]
+            mask[slots] = True
+            if array.dtype != np.object_:
+                array[slots] = values
+                continue
+            for slot, value in zip(slots, values, strict=True):  # a sequence is one object, not several
+                array[slot] = value
 
     def _final_infos(
         self,
@@ -440,21 +450,24 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
         unused: dict[int, str],
     ) -> dict[str, Any]:
         """``final_obs`` and ``final_info`` of the episodes that ended, before their slots are reset."""
-        infos: dict[str, Any] = {}
-        for slot in ended:
-            info: dict[str, Any] = {
-                "n_reasoning_steps": self.engine.process.n_steps_at[slot],
-                "reward_components": {name: float(values[slot]) for name, values in components.items()},
-                "stop_reason": self._stop_reason(slot),
-            }
-            if slot in unused:
-                info["unused_text"] = unused[slot]
-            self._add_infos(infos, [(slot, {"final_obs": self._observation(slot), "final_info": info})])
-            for values in components.values():
-                values[slot] = 0.0  # told here, not among the infos of slots that go on
+        here = np.zeros(self.num_envs, dtype=np.bool_)
+        here[ended] = True
+        info = self._running_infos({name: np.where(here, values, 0.0) for name, values in components.items()}, here)
+        for values in components.values():
+            values[ended] = 0.0  # told here, not among the infos of slots that go on
+        info["stop_reason"], info["_stop_reason"] = self._objects(ended, map(self._stop_reason, ended)), here.copy()
+        self._add_infos(info, [(slot, {"unused_text": unused[slot]}) for slot in ended if slot in unused])
         if details:
-            add_details(infos["final_info"], details, self.num_envs)
-        return infos
+            add_details(info, details, self.num_envs)
+        final_obs = self._objects(ended, self._observations_of(ended))
+        return {"final_obs": final_obs, "_final_obs": here.copy(), "final_info": info, "_final_info": here}
+
+    def _objects(self, slots: list[int], values: Iterable[Any]) -> npt.NDArray[np.object_]:
+        """``(N,)`` objects: ``None``, but for some slots."""
+        objects = np.full(self.num_envs, None, dtype=np.object_)
+        for slot, value in zip(slots, values, strict=True):
+            objects[slot] = value
+        return objects
 
     def _stop_reason(self, slot: int) -> str:
         return STOP_REASONS[self.engine.process.stop_reason_at[slot] - 1].value
@@ -473,11 +486,13 @@ class LanguageVectorEnv(VectorEnv[Observation, Any, Any]):
             return {"attention_mask": _read_only(process.written), "input_ids": _read_only(process.ids)}
         return tuple(process.text(slot) for slot in range(self.num_envs))
 
-    def _observation(self, slot: int) -> Observation:
+    def _observations_of(self, slots: list[int]) -> list[Observation]:
+        """The observation of each of some slots, as single environments give them; their rows are a fresh array's."""
         process = self.engine.process
         if self._takes_tokens:
-            return {"attention_mask": process.written[slot].copy(), "input_ids": process.ids[slot].copy()}
-        return process.text(slot)
+            rows = zip(process.written[slots], process.ids[slots], strict=True)
+            return [{"attention_mask": written, "input_ids": ids} for written, ids in rows]
+        return [process.text(slot) for slot in slots]
 
     def close_extras(self, **kwargs: Any) -> None:
         """End the reward workers, where there are any."""

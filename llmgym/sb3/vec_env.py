@@ -146,10 +146,11 @@ class LanguageVecEnv(VecEnv):  # type: ignore[misc]  # Stable-Baselines3 is opti
         starts = split_infos({key: infos[key] for key in infos if key.lstrip("_") not in _FINAL}, slots)
         returns, lengths = self._returns[ended].tolist(), self._lengths[ended].tolist()
         seconds = round(time.time() - self._start, 6)
+        observations, was_cut = infos["final_obs"][ended].tolist(), cut[ended].tolist()
         for i, slot in enumerate(slots):
             info = finals[i]
-            info["terminal_observation"] = infos["final_obs"][slot]
-            info["TimeLimit.truncated"] = bool(cut[slot])
+            info["terminal_observation"] = observations[i]
+            info["TimeLimit.truncated"] = was_cut[i]
             if self._episode_statistics:
                 info["episode"] = {"r": round(returns[i], 6), "l": lengths[i], "t": seconds}
             told[slot] = info

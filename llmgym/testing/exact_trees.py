@@ -255,6 +255,32 @@ class Tree:
         local = whole.visits[:, None] * policy * (ratio - np.where(visited, by_state, 0.0)[:, None])
         return Divergence(whole.expected_return, by_state, whole.gradient, local)
 
+    def penalised_optimum(self, reference: Floats, kl_coef: float) -> Floats:
+        """``(S, A)``: the policy with the highest ``expected return - kl_coef * KL(policy || reference)``.
+
+        ``policy(a | s) = reference(a | s) exp((Q(s, a) - V(s)) / kl_coef)``, with
+        ``V(s) = kl_coef log sum_a reference(a | s) exp(Q(s, a) / kl_coef)``. Where the environment leaves nothing to
+        luck, a whole response is as likely as ``reference(response) exp(return / kl_coef)``, normalised.
+
+        Args:
+            reference: ``(S, A)``.
+            kl_coef: Price of a nat, above 0. More: nearer to the reference.
+
+        Raises:
+            ValueError: If the reference is no policy, or the price is not above 0.
+
+        Source: Rafailov et al., arXiv:2305.18290v3, eq. 4.
+        """
+        if not kl_coef > 0:
+            raise ValueError(f"Expected kl_coef > 0 (the price of a nat), actual: {kl_coef}. At 0, take optimum().")
+        with np.errstate(divide="ignore"):
+            logs = np.log(self._checked(reference))
+        values, action_values = self._backward(
+            self.rewards, 1.0, lambda q, at: kl_coef * np.logaddexp.reduce(logs[at] + q / kl_coef, axis=1)
+        )
+        policy: Floats = np.exp(logs + (action_values - values[:, None]) / kl_coef)
+        return policy
+
     # ------------------------------------------------------------------------------------------------ episodes
 
     def sample(self, policy: Floats, n: int, rng: np.random.Generator) -> SampledEpisodes:

@@ -71,8 +71,12 @@ def test_the_throughput_of_the_adapter_is_told_beside_dummy_vec_env(
     program("sb3_vec_env").main()
     rows = json.loads(out.read_text())["rows"]
     assert [row["env"] for row in rows] == ["llmgym/Copy-v0", "llmgym/MathReason-v0"]
-    assert all(len(row["repeats"]["native"]) == len(row["repeats"]["dummy"]) == 2 and row["ratio"] > 0 for row in rows)
+    assert all(len(row["repeats"]["native"]) == len(row["repeats"]["dummy"]) == 2 for row in rows)
+    assert all(0 < low <= middle <= high for middle, low, high in (row["ratio"] for row in rows))
     assert "ratio" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", [*arguments, "--profile"])
+    program("sb3_vec_env").main()
+    assert "next problem" in capsys.readouterr().out
 
 
 @pytest.mark.slow

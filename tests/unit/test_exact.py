@@ -177,6 +177,37 @@ def test_kl_does_not_look_where_nobody_goes(dense: Tree) -> None:
     assert exact.by_state[3] == math.inf and exact.total == 0.0 and not exact.gradient.any()
 
 
+def test_the_best_policy_at_a_price_of_the_kl(dense: Tree) -> None:
+    """Each response as likely as ``reference exp(return / price)``: by hand, and no other policy is worth more."""
+    rng, price = np.random.default_rng(4), 0.3
+    reference = softmax(rng.normal(size=dense.rewards.shape))
+    policy = dense.penalised_optimum(reference, price)
+
+    following = {(s, a): n for s, a, n in zip(dense.edge_state, dense.edge_action, dense.edge_next, strict=True)}
+    tilted, chances = [], []
+    for first, second in itertools.product(range(7), range(7)):
+        after = following.get((0, first))
+        if after is None and second:
+            continue  # the response ends with its first token
+        pairs = [(0, first)] if after is None else [(0, first), (after, second)]
+        tilted.append(
+            math.prod(reference[at] for at in pairs) * math.exp(sum(dense.rewards[at] for at in pairs) / price)
+        )
+        chances.append(math.prod(policy[at] for at in pairs))
+    assert chances == pytest.approx(np.array(tilted) / sum(tilted), abs=1e-14)
+
+    def objective(candidate: np.ndarray) -> float:
+        return dense.evaluate(candidate).expected_return - price * dense.kl(candidate, reference).total
+
+    for _ in range(20):
+        other = softmax(np.log(policy) + 0.1 * rng.normal(size=policy.shape))
+        assert objective(other) < objective(policy)
+    assert np.abs(dense.penalised_optimum(reference, 1e6) - reference).max() < 1e-5
+    assert dense.evaluate(dense.penalised_optimum(reference, 1e-3)).expected_return == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="kl_coef > 0.*actual: 0"):
+        dense.penalised_optimum(reference, 0.0)
+
+
 # --- Sampling ---------------------------------------------------------------------------------------------------------
 
 
