@@ -1,8 +1,8 @@
 """A language model as a policy: it acts on observations token by token and gives log-probabilities for learning.
 
 Both sides use one distribution, see :mod:`llmgym.agents.sampling`: softmax of the logits over ``temperature``, without
-the tokens that the environment does not know, that are forbidden at that place, that a grammar rules out, or that top-k and top-p left out when
-the token was sampled. So the ratio of the first minibatch is 1.
+the tokens that the environment does not know, that are forbidden at that place, that a grammar rules out, or that top-k
+and top-p left out when the token was sampled. So the ratio of the first minibatch is 1.
 
 Not for advantages or optimisers: a policy is a model, a distribution made of its logits and a random generator.
 """
@@ -258,7 +258,8 @@ class Policy(TokenDistribution):
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the model (safetensors) and, if there are any, tokenizer and grammar; :meth:`load` reads them back.
 
-        So does transformers, but for the grammar. The other options are not written. Of a model with adapters see :func:`~llmgym.agents.pretrained.save_pretrained`.
+        So does transformers, but for the grammar. The other options are not written. Of a model with adapters see
+        :func:`~llmgym.agents.pretrained.save_pretrained`.
         """
         save_pretrained(self.model, folder)
         if self.tokenizer is not None:

@@ -2,8 +2,8 @@
 
 Sampling and learning shape logits in one order: temperature, tokens that the environment does not know or that are
 forbidden at that place (by rules on the token before, or by a grammar), then top-k, then top-p, and what is left is
-renormalised. The sets that top-k and top-p leave are kept from sampling and handed to learning: there the logits differ by rounding, and after an update by more, and a
-set made anew would not be the set that was sampled from.
+renormalised. The sets that top-k and top-p leave are kept from sampling and handed to learning: there the logits differ
+by rounding, and after an update by more, and a set made anew would not be the set that was sampled from.
 
 Not for models: everything here starts from logits.
 
