@@ -198,7 +198,7 @@ def end_table(curves: dict[float, list[list[Point]]], limits: dict[float, list[P
 
 def draw(curves: dict[float, list[list[Point]]], best: list[Point], path: Path) -> None:
     """The picture, light and dark: the frontier, and every run."""
-    from llmgym.benchmark.pictures import THEMES, Theme, _plain, _render, _style
+    from llmgym.benchmark.pictures import THEMES, Theme, plain_axes, render, style_of
 
     names = [f"kl_coef {kl_coef:g}" for kl_coef in curves]
 
@@ -209,16 +209,16 @@ def draw(curves: dict[float, list[list[Point]]], best: list[Point], path: Path) 
         axes.plot([p.distance for p in best], [p.true for p in best], label="frontier, true", **line)
         axes.plot([p.distance for p in best], [p.proxy for p in best], label="frontier, proxy", linestyle=":", **line)
         for name, runs in zip(names, curves.values(), strict=True):
-            style = _style(names, theme, name)
+            style = style_of(names, theme, name)
             for place, run in enumerate(runs):
                 at = [point.distance for point in run], [point.true for point in run]
                 axes.plot(*at, markevery=6, alpha=0.7, label=name if place == 0 else None, **style)
         axes.set(xlabel="root of the KL from the first policy, in nats", ylabel="score", ylim=(-0.02, 1.02))
-        _plain(axes)
+        plain_axes(axes)
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
     for theme in THEMES:
-        Path(f"{path}-{theme.name}.svg").write_text(_render(drawn, None, theme), encoding="utf-8")
+        Path(f"{path}-{theme.name}.svg").write_text(render(drawn, None, theme), encoding="utf-8")
 
 
 def main(options: Options) -> None:

@@ -6,6 +6,7 @@ An agent is a colour, a line and a marker, so that they can be told apart on pap
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,10 @@ from llmgym.benchmark.summary import SHARES, THRESHOLDS, Summary
 
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 3)), (0, (3, 1, 1, 1)))
 _MARKERS = "osD^vPX*"
+
+#: Places in a picture: a hundredth of a point is finer than anything that is drawn.
+_NUMBERS = re.compile(r' (?:d|x|y|points)="[^"]*"')
+_DECIMALS = re.compile(r"(\.\d\d)\d+")
 
 
 @dataclass(frozen=True)
@@ -52,10 +57,17 @@ def pictures(summary: Summary) -> dict[str, dict[str, str]]:
     draw: dict[str, Callable[[Any, Summary, Theme], None]] = {"radar": _radar, "curves": _curves}
     if summary.compared:
         draw |= {"aggregates": _aggregates, "profiles": _profiles}
-    return {name: {theme.name: _render(how, summary, theme) for theme in THEMES} for name, how in draw.items()}
+    return {name: {theme.name: render(how, summary, theme) for theme in THEMES} for name, how in draw.items()}
 
 
-def _render(how: Callable[[Any, Summary, Theme], None], summary: Summary, theme: Theme) -> str:
+def render(how: Callable[[Any, Any, Theme], None], shown: Any, theme: Theme) -> str:
+    """A picture as SVG, the same one each time.
+
+    Args:
+        how: ``how(figure, shown, theme)`` draws.
+        shown: What it draws.
+        theme: Colours.
+    """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -73,13 +85,13 @@ def _render(how: Callable[[Any, Summary, Theme], None], summary: Summary, theme:
     with matplotlib.rc_context(settings):
         figure = Figure(layout="constrained")
         FigureCanvasSVG(figure)
-        how(figure, summary, theme)
+        how(figure, shown, theme)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    return text.getvalue()
+    return _NUMBERS.sub(lambda part: _DECIMALS.sub(r"\1", part[0]), text.getvalue())
 
 
-def _style(agents: Sequence[str], theme: Theme, agent: str) -> dict[str, Any]:
+def style_of(agents: Sequence[str], theme: Theme, agent: str) -> dict[str, Any]:
     """Colour, line and marker of an agent."""
     place = agents.index(agent)
     return {
@@ -96,7 +108,8 @@ def _grid(n: int, columns: int) -> tuple[int, int]:
     return -(-n // columns), columns
 
 
-def _plain(axes: Any) -> None:
+def plain_axes(axes: Any) -> None:
+    """Two spines and a faint grid."""
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -111,7 +124,7 @@ def _radar(figure: Any, summary: Summary, theme: Theme) -> None:
         axes = figure.add_subplot(rows, columns, place + 1, projection="polar")
         axes.set_theta_offset(np.pi / 2)
         axes.set_theta_direction(-1)
-        style = _style(summary.agents, theme, agent)
+        style = style_of(summary.agents, theme, agent)
         spans = [_on_axis(summary, agent, name) for name in names]
         values = np.array([value for value, _, _ in spans])
         axes.plot(np.append(angles, angles[0]), np.append(values, values[0]), color=style["color"], linewidth=1.6)
@@ -150,7 +163,7 @@ def _curves(figure: Any, summary: Summary, theme: Theme) -> None:
     for place, challenge in enumerate(summary.challenges):
         axes = figure.add_subplot(rows, columns, place + 1)
         for agent in summary.agents:
-            curve, style = summary.curve(agent, challenge), _style(summary.agents, theme, agent)
+            curve, style = summary.curve(agent, challenge), style_of(summary.agents, theme, agent)
             if curve is None:
                 continue
             steps = SHARES * budgets[challenge] / 1000
@@ -158,7 +171,7 @@ def _curves(figure: Any, summary: Summary, theme: Theme) -> None:
             axes.fill_between(steps, curve.low, curve.high, color=style["color"], alpha=0.18, linewidth=0)
         axes.set(ylim=(-0.04, 1.04), yticks=[0, 0.5, 1])
         axes.set_title(challenge.replace("_", " "), fontsize=10)
-        _plain(axes)
+        plain_axes(axes)
     figure.supxlabel("environment steps, in thousands", fontsize=10)
     figure.supylabel("score", fontsize=10)
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2 * columns)
@@ -175,7 +188,7 @@ def _aggregates(figure: Any, summary: Summary, theme: Theme) -> None:
     for place, (title, estimate) in enumerate(panels.items()):
         axes = figure.add_subplot(1, len(panels), place + 1)
         for row, agent in enumerate(summary.compared):
-            span, colour = estimate(agent), _style(summary.agents, theme, agent)["color"]
+            span, colour = estimate(agent), style_of(summary.agents, theme, agent)["color"]
             if span is None:
                 continue
             axes.barh(row, span.high - span.low, left=span.low, height=0.55, color=colour, alpha=0.5)
@@ -194,9 +207,9 @@ def _profiles(figure: Any, summary: Summary, theme: Theme) -> None:
     figure.set_size_inches(7.5, 4.2)
     axes = figure.add_subplot()
     for agent in summary.compared:
-        profile, style = summary.profile(agent), _style(summary.agents, theme, agent)
+        profile, style = summary.profile(agent), style_of(summary.agents, theme, agent)
         axes.plot(THRESHOLDS, profile.value, markevery=5, label=agent, **style)
         axes.fill_between(THRESHOLDS, profile.low, profile.high, color=style["color"], alpha=0.15, linewidth=0)
     axes.set(xlabel="score", ylabel="share of runs above it", xlim=(0, 1), ylim=(-0.02, 1.02))
-    _plain(axes)
+    plain_axes(axes)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -23,8 +23,8 @@ class Interval:
 
     Attributes:
         value: Of the scores as they are.
-        low: Lower bound.
-        high: Upper bound.
+        low: Lower bound; NaN where there is one seed, whose like nobody has seen.
+        high: Upper bound; likewise.
     """
 
     value: Floats
@@ -32,6 +32,8 @@ class Interval:
     high: Floats
 
     def __str__(self) -> str:
+        if np.isnan(self.low):
+            return f"{float(self.value):.2f}"
         return f"{float(self.value):.2f} [{float(self.low):.2f}, {float(self.high):.2f}]"
 
 
@@ -169,11 +171,14 @@ def stratified_bootstrap(
         if array.ndim != 2:
             raise ValueError(f"Expected scores (n_seeds, n_challenges), actual: {array.shape}. Put seeds into rows.")
     _check_bootstrap(level, n_resamples)
+    value = np.asarray(statistic(*arrays), dtype=np.float64)
+    if all(len(array) == 1 for array in arrays):
+        return Interval(value, *[np.full_like(value, np.nan)] * 2)
     rng = np.random.default_rng(seed)
     samples = [_resampled(array, n_resamples, rng) for array in arrays]
     drawn = np.stack([np.asarray(statistic(*each)) for each in zip(*samples, strict=True)])
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return Interval(np.asarray(statistic(*arrays), dtype=np.float64), np.asarray(low), np.asarray(high))
+    return Interval(value, np.asarray(low), np.asarray(high))
 
 
 def bootstrapped_mean(
@@ -191,14 +196,17 @@ def bootstrapped_mean(
         Arrays of shape ``(...)``.
 
     Example:
-        >>> print(bootstrapped_mean([0.5, 0.5]))
-        0.50 [0.50, 0.50]
+        >>> print(bootstrapped_mean([0.5, 0.5]), "and", bootstrapped_mean([0.5]))
+        0.50 [0.50, 0.50] and 0.50
     """
     array = _checked(values)
     _check_bootstrap(level, n_resamples)
+    value = np.asarray(array.mean(axis=0))
+    if len(array) == 1:
+        return Interval(value, *[np.full_like(value, np.nan)] * 2)
     rows = np.random.default_rng(seed).integers(len(array), size=(n_resamples, len(array)))
     low, high = np.quantile(array[rows].mean(axis=1), [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return Interval(np.asarray(array.mean(axis=0)), np.asarray(low), np.asarray(high))
+    return Interval(value, np.asarray(low), np.asarray(high))
 
 
 def _check_bootstrap(level: float, n_resamples: int) -> None:

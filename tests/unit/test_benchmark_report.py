@@ -219,6 +219,7 @@ def test_one_agent_on_one_challenge_has_a_report_too(tmp_path):
     text = written[1].read_text()
     assert "1 agent, 1 challenge, 1 seed: 1 training," in text
     assert "Probability of improvement" not in text
+    assert re.search(r"\| copy-small \| \d\.\d\d \|", text)  # of one seed there is no interval
 
 
 def test_a_level_that_no_episode_was_of_has_no_reading(tmp_path):
