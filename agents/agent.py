@@ -425,7 +425,7 @@ class Agent:
             env_kwargs = saved["env_kwargs"] if chosen == saved["env"] else {}
         agent = cls(policy, chosen, config_again, env_kwargs=env_kwargs)
         agent.config = config
-        agent._set_forbidden({int(token): after for token, after in saved["forbidden"].items()})
+        agent.policy.forbidden = {int(token): after for token, after in saved["forbidden"].items()}
         agent._restore(state, source, overrides)
         agent.run_options = saved["run_options"]
         if run_dir is not None and overrides.get("run_dir", run_dir) in (run_dir, str(run_dir)):
@@ -518,10 +518,6 @@ class Agent:
             "log": self.log.position(),
             "run_options": self.run_options,
         }
-
-    def _set_forbidden(self, forbidden: Mapping[int, Sequence[int]]) -> None:
-        """Let the policy, and what is compared with it, keep to rules."""
-        self.policy.forbidden = forbidden
 
     @classmethod
     def _known_fields(cls, overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -125,8 +125,8 @@ class ResponseGrammar:
         """A text that leads to a state, for messages."""
         return self._grammar.sample(state)
 
-    def _as_index(self, states: Ints, device: torch.device) -> torch.Tensor:
-        """``(n,)`` states on the device, their rows in the table."""
+    def as_index(self, states: Ints, device: torch.device) -> torch.Tensor:
+        """States ``(n,)`` on the device, for :meth:`packed`, which from then on has their sets."""
         if not len(states):
             return torch.from_numpy(states).to(device)
         if self._packed.device != device:
@@ -191,7 +191,7 @@ class ResponseGrammar:
 
     def states_of(self, slots: Ints, device: torch.device) -> torch.Tensor:
         """``(n,)`` int64: the states in which ``slots`` act, for :meth:`packed`."""
-        return self._as_index(self._turns.states[slots], device)
+        return self.as_index(self._turns.states[slots], device)
 
     # -- learning ----------------------------------------------------------------------------------------------------
 
@@ -220,7 +220,7 @@ class ResponseGrammar:
             rows = np.flatnonzero(mask[:, t] & mask[:, t - 1])
             if len(rows):
                 states[rows, t] = self._grammar.advance(states[rows, t - 1], ids[rows, t - 1])
-        return self._as_index(states[mask], response_mask.device)
+        return self.as_index(states[mask], response_mask.device)
 
     def states_after_prompts(
         self, prompt_ids: torch.Tensor, prompt_lengths: torch.Tensor, turn_starts: torch.Tensor

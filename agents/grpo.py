@@ -235,7 +235,7 @@ class GRPO(PolicyGradientAgent):
         config = self.config
         data = RolloutTensors(batch, self.policy.device)
         if self.reference is not None:
-            data.ref_logprobs = self._logprobs(self.reference, data)
+            data.ref_logprobs = self._reference_logprobs(data)
         if config.importance_cap is not None:
             data.old_logprobs = self._logprobs(self.policy, data)
         if config.overlong == "mask":

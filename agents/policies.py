@@ -495,7 +495,8 @@ class Policy(TokenDistribution):
                 a token a response.
 
         Raises:
-            ValueError: If the shapes disagree, the sets are missing, or one lacks the token that was chosen.
+            ValueError: If the shapes disagree, the sets are missing, or one (or the grammar) lacks the token that was
+                chosen.
             InvalidActionError: If a response goes on after a token that does not keep to the grammar.
         """
         if allowed is None and self.truncates:
@@ -531,6 +532,11 @@ class Policy(TokenDistribution):
                 first = self._grammar.states_after_prompts(prompt_ids, prompt_lengths, turn_starts)
                 first = first if prompt_index is None else first[prompt_index.cpu().numpy()]
             states = self._grammar.states_chosen(response_ids, response_mask, first)
+            if not in_sets(self._grammar.packed(states), chosen).all():
+                raise ValueError(
+                    f"Expected every token that the policy chose to keep to its grammar {self.grammar!r}, actual: one "
+                    "does not. Score responses that were played with it, or take it away."
+                )
         tokens = ChosenTokens(reading.hidden, reading.before, chosen, sets, states)
         logprobs, entropy = score_tokens(
             self._trunk,
@@ -547,6 +553,25 @@ class Policy(TokenDistribution):
             values,
             last_values,
         )
+
+    @torch.no_grad()
+    def next_probabilities(self, transcript: torch.Tensor, turn_start: int | None = None) -> torch.Tensor:
+        """``(n_actions,)`` float: what :meth:`act` would draw the next token of a transcript from.
+
+        Args:
+            transcript: ``(L,)`` int64.
+            turn_start: With a grammar, index of the first token of the turn under way. ``None``: it is about to begin.
+        """
+        ids = transcript.to(self.device).unsqueeze(0)
+        states, length = None, ids.new_tensor([ids.shape[1]])
+        if self._grammar is not None:
+            self._grammar.use(self.tokenizer, self.n_actions)
+            start = length if turn_start is None else ids.new_tensor([turn_start])
+            states = self._grammar.as_index(self._grammar.states_after_prompts(ids, length, start), self.device)
+        logits = self.shaped(self.model(input_ids=ids, use_cache=False).logits[:, -1], ids[:, -1], states)
+        if self.truncates:
+            logits = logits.masked_fill(~self.kept(logits), float("-inf"))
+        return logits[0].softmax(-1)
 
     def values(
         self, value_head: Callable[[torch.Tensor], torch.Tensor], response_mask: torch.Tensor, **inputs: Any

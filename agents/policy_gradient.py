@@ -5,7 +5,6 @@ No surrogate and no advantages here: those are what the algorithms differ in, an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -87,6 +86,15 @@ class PolicyGradientAgent(Agent):
         self.optimizer = self._optimizer(self.policy.model.parameters(), self.config.learning_rate)
         self.max_response_tokens = self.config.max_response_tokens or self.training_envs.width
 
+    def _reference_logprobs(self, data: RolloutTensors) -> torch.Tensor:
+        """``(B, T)`` log-probabilities of the rollout's tokens under the reference; needs one.
+
+        A KL is between models: temperature, forbidden tokens and grammar are those that the policy has now.
+        """
+        assert self.reference is not None
+        self.reference.shape_as(self.policy)
+        return self._logprobs(self.reference, data)
+
     @torch.no_grad()
     def _logprobs(self, policy: Policy, data: RolloutTensors) -> torch.Tensor:
         """``(B, T)`` log-probabilities of the rollout's tokens under a policy, without gradient."""
@@ -152,8 +160,3 @@ class PolicyGradientAgent(Agent):
             clip_range=self.config.clip_range,
             clip_range_high=self.config.clip_range_high,
         )
-
-    def _set_forbidden(self, forbidden: Mapping[int, Sequence[int]]) -> None:
-        super()._set_forbidden(forbidden)
-        if self.reference is not None:
-            self.reference.forbidden = forbidden

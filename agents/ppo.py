@@ -217,7 +217,7 @@ class PPO(PolicyGradientAgent):
         config = self.config
         data = RolloutTensors(batch, self.policy.device)
         if self.reference is not None:
-            data.ref_logprobs = self._logprobs(self.reference, data)
+            data.ref_logprobs = self._reference_logprobs(data)
         self._estimate_advantages(data)
 
         policy_factor = self._rate_factor(budget_spent, since=config.value_pretraining)

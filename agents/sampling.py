@@ -174,6 +174,12 @@ class TokenDistribution:
             "top_p": self.top_p,
         }
 
+    def shape_as(self, other: TokenDistribution) -> None:
+        """Take over the options of another distribution."""
+        for name, value in other.options.items():
+            if getattr(self, name) != value:
+                setattr(self, name, value)
+
     @contextmanager
     def playing(
         self,

@@ -207,22 +207,19 @@ class Model:
             "input_ids": env.process.ids[:1].copy(),
             "attention_mask": env.process.written[:1],
         }
-        self.alternatives = self._likeliest(observation) if self.top_k else []
-        actions, logprobs = self.policy.act(
-            observation, np.array([restarted]), turn_starts=env.process.turn_start[:1].copy()
-        )
+        turn_start = int(env.process.turn_start[0])
+        self.alternatives = self._likeliest(observation, turn_start) if self.top_k else []
+        actions, logprobs = self.policy.act(observation, np.array([restarted]), turn_starts=np.array([turn_start]))
         self.probability = float(np.exp(logprobs[0]))
         return int(actions[0])
 
-    def _likeliest(self, observation: Mapping[str, Any]) -> list[tuple[int, float]]:
+    def _likeliest(self, observation: Mapping[str, Any], turn_start: int) -> list[tuple[int, float]]:
         """The ``top_k + 1`` likeliest next tokens with their probabilities."""
         import torch
 
         length = int(observation["attention_mask"].sum())
-        ids = torch.as_tensor(observation["input_ids"][:, :length], dtype=torch.long, device=self.policy.device)
-        with torch.no_grad():
-            logits = self.policy.model(input_ids=ids, use_cache=False).logits[0, -1, : self.policy.n_actions]
-        probabilities, tokens = (logits.float() / self.policy.temperature).softmax(-1).topk(self.top_k + 1)
+        transcript = torch.as_tensor(observation["input_ids"][0, :length], dtype=torch.long)
+        probabilities, tokens = self.policy.next_probabilities(transcript, turn_start).topk(self.top_k + 1)
         return list(zip(tokens.tolist(), probabilities.tolist(), strict=True))
 
     def show(self, start: int, paid: Mapping[str, float]) -> None:

@@ -81,8 +81,9 @@ class LanguageModelAgent:
         self._watch(first_policy(challenge, seed), challenge, seed)
 
     def _watch(self, policy: Policy, challenge: Challenge, seed: int) -> None:
-        """Let a second view of the policy's weights play."""
-        self._player = Policy(policy.model, n_actions=challenge.vocab_size, seed=seed)
+        """Let a second view of the policy's weights play, with the same distribution."""
+        options = policy.options | {"n_actions": challenge.vocab_size}
+        self._player = Policy(policy.model, policy.tokenizer, fused=policy.fused, seed=seed, **options)
         self._player.generator = torch.default_generator  # which each evaluation begins anew
 
     def act(self, observations: Any, restarted: Bools, waiting: Bools) -> Ints:

@@ -115,30 +115,34 @@ def probability_of_improvement(ours: npt.ArrayLike, theirs: npt.ArrayLike) -> fl
     return float(((difference > 0) + 0.5 * (difference == 0)).mean())
 
 
-def mean_regret(timesteps: npt.ArrayLike, normalised: npt.ArrayLike) -> float:
-    """The regret per step over a whole training, in units of the way from random tokens to the optimum.
+def mean_regret(timesteps: npt.ArrayLike, normalised: npt.ArrayLike, budget: float) -> float:
+    """The regret per step over a budget, in units of the way from random tokens to the optimum.
 
-    ``integral of (1 - normalised) dt / (t_last - t_first)`` by the trapezoid rule: 0 for an agent that is optimal from
-    the beginning, 1 for one that stays with random tokens.
+    ``integral of (1 - normalised) dt / budget`` by the trapezoid rule: 0 for an agent that is optimal from the
+    beginning, 1 for one that stays with random tokens. What comes after the budget does not count; an agent that stops
+    before it stays as it is.
 
     Args:
-        timesteps: ``(K,)``, rising.
+        timesteps: ``(K,)``, rising from 0.
         normalised: ``(K,)``. ``(value - random) / (optimum - random)`` at these.
+        budget: Steps, above 0.
 
     Raises:
-        ValueError: If the shapes differ, or the timesteps do not rise.
+        ValueError: If the shapes differ, the timesteps do not rise from 0, or there is no budget.
 
     Example:
-        >>> mean_regret([0, 100, 200], [0.0, 1.0, 1.0])
-        0.25
+        >>> mean_regret([0, 100, 200], [0.0, 1.0, 1.0], 200), mean_regret([0, 100, 200], [0.0, 1.0, 1.0], 100)
+        (0.25, 0.5)
     """
     t, y = np.asarray(timesteps, dtype=np.float64), _checked(normalised)
-    if t.shape != y.shape or t.ndim != 1 or np.any(np.diff(t) <= 0):
-        raise ValueError(f"Expected rising timesteps, one for each value, actual: {t.tolist()}. Sort the curve.")
-    if t.size == 1:
-        return float(1.0 - y[0])
-    areas = (1.0 - (y[1:] + y[:-1]) / 2) * np.diff(t)
-    return float(areas.sum() / (t[-1] - t[0]))
+    if t.shape != y.shape or t.ndim != 1 or t[0] != 0 or np.any(np.diff(t) <= 0) or not budget > 0:
+        raise ValueError(
+            f"Expected timesteps that rise from 0, one for each value, and a budget above 0, actual: {t.tolist()} and "
+            f"{budget}. Sort the curve."
+        )
+    inside = t < budget
+    times, values = np.append(t[inside], budget), np.append(y[inside], np.interp(budget, t, y))
+    return float(((1.0 - (values[1:] + values[:-1]) / 2) * np.diff(times)).sum() / budget)
 
 
 def stratified_bootstrap(

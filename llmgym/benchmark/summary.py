@@ -76,7 +76,9 @@ class Trained:
     @property
     def regret(self) -> float:
         """Per step of the training: see :func:`~llmgym.benchmark.statistics.mean_regret`; NaN without a curve."""
-        return mean_regret(self.column("timesteps"), self.column("normalised")) if self.has_curve else math.nan
+        if not self.has_curve:
+            return math.nan
+        return mean_regret(self.column("timesteps"), self.column("normalised"), self.cell.entry.budget)
 
     @property
     def spent(self) -> float:

@@ -328,15 +328,50 @@ def test_what_cannot_be_known_is_an_error() -> None:
         policy.act(observe([[EQUALS, ONE, TWO, EQUALS, ONE]]))
 
 
-def test_a_response_that_leaves_the_grammar_has_no_probability() -> None:
+def test_a_response_that_leaves_the_grammar_is_refused() -> None:
     policy = make_policy()
     prompt, length = torch.tensor([[EQUALS]]), torch.tensor([1])
     mask = torch.ones(1, 3, dtype=torch.bool)
     assert policy.logprobs(prompt, length, torch.tensor([[ONE, EQUALS, END]]), mask).logprobs.isfinite().all()
     with pytest.raises(InvalidActionError, match="keeps to the grammar"):
         policy.logprobs(prompt, length, torch.tensor([[EQUALS, ONE, END]]), mask)
-    ends = policy.logprobs(prompt, length, torch.tensor([[ONE, PAD]]), mask[:, :2]).logprobs[0]
-    assert ends.isfinite().tolist() == [True, False]
+    with pytest.raises(ValueError, match="to keep to its grammar"):  # as its last token
+        policy.logprobs(prompt, length, torch.tensor([[ONE, PAD]]), mask[:, :2])
+
+
+def test_the_next_probabilities_are_those_that_acting_draws_from() -> None:
+    """In the middle of a turn, with all that shapes a distribution at once."""
+    policy = make_policy(temperature=0.7, forbidden={ONE: [TWO]}, top_k=2)
+    transcript, turn_start = [FOUR, EQUALS, ZERO, ONE], 2
+    expected = policy.next_probabilities(torch.tensor(transcript), turn_start)
+    n = 400
+    actions, logprobs = policy.act(
+        observe([transcript] * n), np.ones(n, dtype=bool), turn_starts=np.full(n, turn_start)
+    )
+    drawn = sorted(set(actions.tolist()))
+    assert drawn == np.flatnonzero(expected.numpy()).tolist() and len(drawn) == 2
+    assert TWO not in drawn
+    np.testing.assert_allclose(np.exp(logprobs), expected[torch.from_numpy(actions)], rtol=1e-5)
+    begins = policy.next_probabilities(torch.tensor(transcript))  # a turn that is about to
+    assert set(np.flatnonzero(begins.numpy()).tolist()) <= {ZERO, ONE}
+
+
+def test_the_reference_keeps_to_what_the_policy_keeps_to() -> None:
+    """Also to what it is told after the agent was made."""
+    options = {"problems_per_iteration": 4, "group_size": 2, "kl_coef": 0.1, "run_dir": None}
+    agent = GRPO(make_policy(None), "llmgym/Copy-v0", env_kwargs={"n_symbols": 5}, **options)
+    agent.policy.grammar = r"([0-4] ){3}"
+    assert abs(agent.iterate()["train/kl_to_ref"]) < 1e-4
+    assert agent.reference is not None and agent.reference.grammar == agent.policy.grammar
+
+
+def test_a_grammar_is_for_as_many_actions_as_there_are() -> None:
+    policy = make_policy("[0-4] ")
+    first = policy.act(observe([[EQUALS]] * 200))[0]
+    policy.forget()
+    policy.n_actions = VOCABULARY - 2  # now two of the words are out of bounds
+    again = policy.act(observe([[EQUALS]] * 200), np.ones(200, dtype=bool))[0]
+    assert set(first.tolist()) == {ZERO, ONE, TWO, THREE, FOUR} and set(again.tolist()) == {ZERO, ONE, TWO}
 
 
 # --- Options ----------------------------------------------------------------------------------------------------------
@@ -382,6 +417,9 @@ def test_a_saved_policy_keeps_its_grammar(tmp_path: Path) -> None:
     policy = make_policy()
     policy.save(tmp_path / "model")
     assert Policy.load(tmp_path / "model").grammar == policy.frozen_copy().grammar == PATTERN
+    adapted = make_policy()
+    adapted.add_lora(rank=2)
+    assert adapted.merged().grammar == PATTERN
     assert pickle.loads(pickle.dumps(policy)).grammar == PATTERN
     assert Policy.load(tmp_path / "model", grammar=None).grammar is None
     file = tmp_path / "model" / "llmgym_grammar.json"

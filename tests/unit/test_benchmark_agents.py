@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import signal
 import sys
 
@@ -15,6 +16,7 @@ pytest.importorskip("transformers")
 
 import torch
 
+from llmgym.agents.policies import Policy
 from llmgym.benchmark.agents import BUILT_IN, AgentSpec, FunctionAgent, RandomAgent
 from llmgym.benchmark.challenges import Challenge
 from llmgym.benchmark.evaluations import evaluate
@@ -206,6 +208,19 @@ def test_being_watched_changes_nothing(agent):
         one.train(Challenge(DIAGNOSTICS["copy"], "small", look), 800, seed=3)
         weights.append([p.detach().clone() for p in one._player.model.parameters()])
     assert all(torch.equal(alone, watched) for alone, watched in zip(*weights, strict=True))
+
+
+def test_what_is_scored_is_what_was_trained(tmp_path):
+    """A model that keeps to a grammar, is sampled at a temperature and cut at top-k, keeps to them when it is scored."""
+    folder = tmp_path / "model"
+    Policy.load("tiny-reasoner", grammar=r"<answer>[0-9]{1,3}</answer>").save(folder)
+    (entry,) = suite("reasoning", only=["level-1"], model=str(folder), agent_options={"temperature": 0.3, "top_k": 3})
+    challenge = Challenge(entry.subject, entry.size, start=entry.start, agent_options=entry.agent_options)
+    agent = GRPOAgent()
+    agent.train(challenge, 1, seed=0)
+    assert (agent._player.temperature, agent._player.top_k) == (0.3, 3)
+    episodes = evaluate(agent, entry.subject, entry.size, 10, 0, entry.held_out)
+    assert all(re.fullmatch(r"<answer>[0-9]{1,3}</answer>", episode.response) for episode in episodes)
 
 
 def test_a_training_that_was_interrupted_is_no_result():

@@ -57,9 +57,9 @@ class Silent(Learner):
     def train(self, challenge, budget, seed):
         challenge._on_progress = None
         super().train(challenge, budget, seed)
-        envs = challenge.make_vec(budget)
+        envs = challenge.make_vec(budget * (1 + seed))
         envs.reset(seed=seed)
-        envs.step(np.full(budget, 5))  # as much again as it may
+        envs.step(np.full(envs.num_envs, 5))  # as much again as it may, and then twice that
 
 class Careless(Learner):
     "Asks the generators that everybody shares, in its training and when it plays."
@@ -172,12 +172,12 @@ def test_an_agent_that_never_reports_has_no_curve_and_no_regret(agents, tmp_path
     assert summary.curve("Silent", "noise-small") is None
     assert summary.regret("Silent") is summary.challenge_regret("Silent", "noise-small") is None
     assert summary.curve("Learner", "noise-small") is not None and summary.regret("Learner") is not None
-    assert (summary.spent("Learner"), summary.spent("Silent")) == (1.0, 2.0)
+    assert (summary.spent("Learner"), summary.spent("Silent")) == (1.0, 3.0)
     text = "\n".join(
         path.read_text() for path in write_report(summary, tmp_path, "the command") if path.suffix == ".md"
     )
     (line,) = [line for line in text.splitlines() if line.startswith("| Silent |") and "%" in line]
-    assert [cell.strip() for cell in line.split("|")][4:6] == ["", "200 %"]
+    assert [cell.strip() for cell in line.split("|")][4:6] == ["", "300 %"]
 
 
 def states() -> list[object]:

@@ -141,9 +141,17 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
 def test_regret_is_the_area_above_the_curve():
     timesteps, normalised = np.array([0, 10, 30, 100]), np.array([0.0, 0.5, 0.9, 1.1])
     expected = np.trapezoid(1 - normalised, timesteps) / 100
-    assert mean_regret(timesteps, normalised) == pytest.approx(expected)
-    assert mean_regret(timesteps * 7, normalised) == pytest.approx(expected)  # whatever the unit of time
-    assert mean_regret([5], [0.25]) == 0.75  # never trained
+    assert mean_regret(timesteps, normalised, 100) == pytest.approx(expected)
+    assert mean_regret(timesteps * 7, normalised, 700) == pytest.approx(expected)  # whatever the unit of time
+    assert mean_regret([0], [0.25], 10) == 0.75  # never trained
+
+
+def test_steps_beyond_the_budget_do_not_make_up_for_regret():
+    until = mean_regret([0, 100], [0.0, 1.0], 100)
+    assert until == 0.5
+    assert mean_regret([0, 100, 1000], [0.0, 1.0, 1.0], 100) == until
+    assert mean_regret([0, 200], [0.0, 2.0], 100) == until  # cut on the line between two evaluations
+    assert mean_regret([0, 50], [0.0, 1.0], 100) == 0.25  # an agent that stops early stays as it is
 
 
 @pytest.mark.parametrize(
@@ -155,8 +163,10 @@ def test_regret_is_the_area_above_the_curve():
         (lambda: stratified_bootstrap([1.0], np.mean), "Put seeds into rows"),
         (lambda: stratified_bootstrap([[1.0]], np.mean, level=1.0), "a level in"),
         (lambda: bootstrapped_mean([1.0], 0), "n_resamples >= 1"),
-        (lambda: mean_regret([0, 0], [0.0, 1.0]), "rising timesteps"),
-        (lambda: mean_regret([0, 1, 2], [0.0, 1.0]), "one for each value"),
+        (lambda: mean_regret([0, 0], [0.0, 1.0], 1), "rise from 0"),
+        (lambda: mean_regret([1, 2], [0.0, 1.0], 1), "rise from 0"),
+        (lambda: mean_regret([0, 1, 2], [0.0, 1.0], 1), "one for each value"),
+        (lambda: mean_regret([0, 1], [0.0, 1.0], 0), "a budget above 0"),
     ],
 )
 def test_wrong_input_is_refused(call, said):
