@@ -213,7 +213,7 @@ def test_a_difference_is_noticed(change):
         repeat(env, Played(3, prompt, np.array(tokens), np.array(rewards)))
 
 
-@pytest.mark.parametrize("name", ["base", "math/base", "a b-v0", "-v0", "", "q/x-v0", "math//x-v0"])
+@pytest.mark.parametrize("name", ["base", "math/base", "a b-v0", "-v0", "", "q/x-v0", "ab//cd/x-v0"])
 def test_ids_that_minari_has_not(name):
     with pytest.raises(
         InvalidOptionError, match=r"Minari's id of a data set.* two characters or more in the namespace"
