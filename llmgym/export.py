@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import shutil
-import warnings
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import gymnasium as gym
@@ -24,12 +25,15 @@ import llmgym
 from llmgym.agents.agent import Agent
 from llmgym.agents.environments import TrainingEnvs
 from llmgym.agents.rollouts import collect
+from llmgym.agents.saving import sync
 from llmgym.errors import InvalidOptionError, LLMGymError, missing_extra
 from llmgym.tokenizers import TINY_REASONER, Tokenizer, load_tokenizer
 from llmgym.vector import LanguageVectorEnv
 
 #: Episodes that are played in one go: what is kept of a rollout is several times what is kept of an episode.
 _CHUNK = 2048
+#: Characters that no text in HDF5 can have: NUL ends one, and UTF-8 has no lone surrogates.
+_NOT_IN_HDF5 = re.compile("[\0\ud800-\udfff]")
 _OURS = ("action_unit", "autoreset_mode", "copy", "num_envs", "render_mode", "vector_kwargs", "vectorization_mode")
 
 
@@ -82,10 +86,12 @@ def export_minari(
 ) -> Path:
     """Play episodes and write them as a Minari data set.
 
-    Episode ``k`` begins with ``env.reset(seed=seed + k)``, which is the seed that Minari keeps of it.
+    Episode ``k`` begins with ``env.reset(seed=seed + k)``, which is the seed that Minari keeps of it. The data set is
+    there when it is whole and on disk, and not before: whoever is killed leaves none.
 
     Args:
-        agent: Who plays, in the environment that it was made with.
+        agent: Who plays, in the environment that it was made with. Its random generator is seeded for this and put
+            back afterwards.
         dataset_id: Minari's id, such as ``"mathreason/grpo-v0"``. It must be new.
         n_episodes: How many.
         seed: Of the problems and of the sampling.
@@ -98,9 +104,9 @@ def export_minari(
         The folder of the data set: in ``$MINARI_DATASETS_PATH``, or else in Minari's own folder.
 
     Raises:
-        InvalidOptionError: If an option cannot be, the data set is there already, or the environment is not a native
-            one with token actions.
-        LLMGymError: If an episode cannot be repeated from its seed and its tokens.
+        InvalidOptionError: If an option cannot be, the data set is there already (or is when all has been played), or
+            the environment is not a native one with token actions.
+        LLMGymError: If an episode cannot be repeated from its seed and its tokens, or an info cannot be written.
         MissingExtraError: If Minari or h5py is missing.
     """
     folder = check_dataset_id(dataset_id)
@@ -115,9 +121,14 @@ def export_minari(
                 "Expected a language environment with a native vector environment (the same seed poses the same "
                 f"problem in both), actual: {type(envs.unwrapped).__name__}. Give it a vector_entry_point."
             )
-        with agent.policy.playing(temperature=temperature):
-            agent.policy.generator.manual_seed(seed)
-            played = list(_play(agent, envs, n_episodes, seed))
+        state = agent.policy.generator.get_state()
+        try:
+            with agent.policy.playing(temperature=temperature):
+                agent.policy.generator.manual_seed(seed)
+                played = list(_play(agent, envs, n_episodes, seed))
+        finally:
+            agent.policy.generator.set_state(state)
+            agent.policy.forget()
         _write(folder, dataset_id, env, played, about or About())
     finally:
         envs.close()
@@ -139,22 +150,30 @@ def check_dataset_id(dataset_id: str) -> Path:
     from minari.storage import get_dataset_path
 
     match = DATASET_ID_RE.fullmatch(dataset_id)
-    if match is None or match["version"] is None:
+    # Minari takes a//b for another namespace than a/b, in the same folder.
+    if match is None or match["version"] is None or "//" in dataset_id:
         raise InvalidOptionError(
-            f"Expected Minari's id of a data set, [namespace/]name-vN of letters, digits, - and _, actual: "
-            f"{dataset_id!r}. Write e.g. mathreason/grpo-v0."
+            "Expected Minari's id of a data set, [namespace/]name-vN of letters, digits, - and _, with two characters "
+            f"or more in the namespace (and single / inside it), actual: {dataset_id!r}. Write e.g. "
+            "mathreason/grpo-v0."
         )
     folder: Path = get_dataset_path(dataset_id)
     if folder.exists():
-        raise InvalidOptionError(
-            f"Expected the id of a new data set, actual: {dataset_id!r}, which is in {str(folder)!r}. Raise its "
-            f"version, or remove it: minari delete {dataset_id}"
-        )
+        raise _is_there(folder, dataset_id)
     return folder
+
+
+def _is_there(folder: Path, dataset_id: str) -> InvalidOptionError:
+    return InvalidOptionError(
+        f"Expected the id of a new data set, actual: {dataset_id!r}, which is in {str(folder)!r}. Raise its version, "
+        f"or remove it: minari delete {dataset_id}"
+    )
 
 
 def single_env(training: TrainingEnvs, changes: Mapping[str, Any]) -> gym.Env[Any, Any]:
     """The environment that a data set names: made from plain values, so that its spec can be written down.
+
+    The files that it reads are named by their whole paths, so that it can be made again from any folder.
 
     Raises:
         InvalidOptionError: If it has no id, a keyword argument is the export's own or JSON cannot hold it.
@@ -170,6 +189,8 @@ def single_env(training: TrainingEnvs, changes: Mapping[str, Any]) -> gym.Env[An
     kwargs = {name: value for name, value in {**training.env_kwargs, **changes}.items() if name not in _OURS}
     if "tokenizer" in kwargs:
         kwargs["tokenizer"] = _name_of_tokenizer(kwargs["tokenizer"])
+    if isinstance(kwargs.get("dataset"), (str, Path)) and Path(kwargs["dataset"]).is_file():  # and not one of the hub
+        kwargs["dataset"] = str(Path(kwargs["dataset"]).resolve())
     try:
         kwargs = json.loads(json.dumps(kwargs))
     except TypeError as error:
@@ -202,26 +223,46 @@ def _play(agent: Agent, envs: Any, n_episodes: int, seed: int) -> Iterator[Playe
             yield Played(
                 seed + start + row, batch.prompt_of(row), batch.response_ids[row, ours], batch.rewards[row, ours]
             )
-    agent.policy.forget()
 
 
 def _write(folder: Path, dataset_id: str, env: gym.Env[Any, Any], played: Sequence[Played], about: About) -> None:
-    """The data set, or nothing of it."""
+    """The data set, whole and on disk, or nothing of it.
+
+    Made in a hidden folder, which Minari does not look into, and renamed: a failure removes that folder alone.
+    """
     import minari
     from minari.data_collector import EpisodeBuffer
+    from minari.dataset.minari_dataset import parse_dataset_id
+    from minari.dataset.minari_storage import MinariStorage
+    from minari.namespace import create_namespace
 
+    namespace = parse_dataset_id(dataset_id)[0]
+    if namespace is not None:
+        with suppress(ValueError):  # there already
+            create_namespace(namespace)
+    said = {
+        name: {value} if name in ("author", "author_email") else value  # Minari keeps several
+        for name, value in vars(about).items()
+        if value is not None
+    }
+    said |= {"dataset_id": dataset_id, "minari_version": minari.__version__}
     # Made one after the other as they are written: the observations of all would be large.
     buffers = (EpisodeBuffer(id=number, **repeat(env, episode)) for number, episode in enumerate(played))
-    given = {name: value for name, value in vars(about).items() if value is not None}
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*is set to None", UserWarning)  # what was not said is not there
-            minari.create_dataset_from_buffers(
-                dataset_id, buffers, env=env, requirements=[f"llmgym-rl>={llmgym.__version__}"], **given
-            )
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+    with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True) as beside:
+        draft = Path(beside) / folder.name  # a temporary folder is private, and the data set need not be
+        draft.mkdir()
+        storage = MinariStorage.new(draft / "data", env.observation_space, env.action_space, env.spec)
+        storage.update_metadata(said | {"requirements": [f"llmgym-rl>={llmgym.__version__}"]})
+        storage.update_episodes(buffers)
+        for path in [*draft.rglob("*"), draft]:
+            sync(path)
+        try:
+            draft.rename(folder)  # refused where there is something by now
+        except OSError as error:
+            if folder.exists():
+                raise _is_there(folder, dataset_id) from error
+            raise
+    sync(folder.parent)
 
 
 def repeat(env: gym.Env[Any, Any], episode: Played) -> dict[str, Any]:
@@ -273,8 +314,11 @@ def columns(infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Infos of several moments as columns, as Minari wants them: the same names at each moment.
 
     What was said at a moment stands until it is said anew: ``problem_id`` of the reset is there at every step. Before
-    it is said for the first time there is nothing: ``""``, 0 or False. What is neither a text, a number nor a mapping
-    is written as JSON.
+    it is said for the first time there is nothing: ``""``, 0 or False. ``None`` says nothing, and what is never said
+    has no column.
+
+    What is neither a text, a number of 64 bits nor a mapping is written as JSON, and so is all of a column that is not
+    of one kind. HDF5 holds no NUL and no lone surrogate: in a text they are written as in JSON, ``\\u0000``.
 
     Args:
         infos: Of each moment, ``N`` of them.
@@ -282,25 +326,58 @@ def columns(infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Returns:
         Name -> ``N`` values, or further columns by name.
 
+    Raises:
+        LLMGymError: If a name cannot be one in HDF5, or JSON cannot hold a value.
+
     Example:
         >>> columns([{"level": 2}, {"paid": {"format": 0.5}}, {"paid": {"format": 0.0}, "stop_reason": "end_token"}])
         {'level': [2, 2, 2], 'paid': {'format': [0.0, 0.5, 0.0]}, 'stop_reason': ['', '', 'end_token']}
     """
     found: dict[str, Any] = {}
     for name in dict.fromkeys(name for info in infos for name in info):
+        if not isinstance(name, str) or name in ("", ".") or _NOT_IN_HDF5.search(name):
+            raise LLMGymError(
+                'Expected names in infos that HDF5 can hold (a text other than "" and ".", without NUL and lone '
+                f"surrogates), actual: {name!r}. Have the environment use another name."
+            )
         values = [info.get(name) for info in infos]
-        first = next(value for value in values if value is not None)
-        if isinstance(first, Mapping):
+        if all(value is None or isinstance(value, Mapping) for value in values):
             found[name] = columns([value or {} for value in values])
-            continue
-        column: list[Any] = []
-        for value in values:
-            plain = value if value is None else _plain(value)
-            column.append(plain if plain is not None else column[-1] if column else type(_plain(first))())
-        found[name] = column
+        else:
+            found[name] = _column(name, values)
     return {name: column for name, column in found.items() if column}
 
 
-def _plain(value: Any) -> Any:
-    value = value.item() if isinstance(value, np.generic) else value
-    return value if isinstance(value, (str, bool, int, float)) else json.dumps(value, ensure_ascii=False)
+def _column(name: str, values: Sequence[Any]) -> list[Any]:
+    """Texts or numbers: one for each value, of which not all are ``None``."""
+    values = [value.item() if isinstance(value, np.generic) else value for value in values]
+    said = [value for value in values if value is not None]
+    if not (all(isinstance(value, str) for value in said) or all(map(_is_number, said))):
+        values = [value if value is None else _as_json(name, value) for value in values]
+    standing = type(next(value for value in values if value is not None))()
+    column: list[Any] = []
+    for value in values:
+        standing = standing if value is None else value
+        column.append(standing)
+    if isinstance(standing, str):
+        return [_NOT_IN_HDF5.sub(lambda found: f"\\u{ord(found[0]):04x}", text) for text in column]
+    return column
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and -(2**63) <= value < 2**63)
+
+
+def _as_json(name: str, value: Any) -> str:
+    def plain(part: Any) -> Any:
+        if isinstance(part, (np.generic, np.ndarray)):
+            return part.tolist()
+        raise TypeError(f"Object of type {type(part).__name__} is not JSON serializable")
+
+    try:
+        return json.dumps(value, ensure_ascii=False, default=plain)
+    except (TypeError, ValueError) as error:
+        raise LLMGymError(
+            f"Expected infos that are texts, numbers, mappings or what JSON can hold, actual: {value!r} as {name!r} "
+            f"({error}). Have the environment say plain values."
+        ) from error

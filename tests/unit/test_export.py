@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ pytest.importorskip("torch")
 minari = pytest.importorskip("minari")
 pytest.importorskip("h5py")
 
+import llmgym.export  # noqa: E402
 from llmgym.agents import GRPO  # noqa: E402
 from llmgym.cli import main  # noqa: E402
 from llmgym.errors import InvalidOptionError, LLMGymError  # noqa: E402
@@ -92,6 +95,89 @@ def test_a_data_set_is_not_written_over(agent, datasets):
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
+def during_the_second_episode(monkeypatch, do):
+    """``do`` is called once, while a data set is being written."""
+    calls = iter([lambda: None, do])
+    real = llmgym.export.repeat
+
+    def repeat_and_do(env, episode):
+        next(calls, lambda: None)()
+        return real(env, episode)
+
+    monkeypatch.setattr("llmgym.export.repeat", repeat_and_do)
+
+
+def test_a_data_set_that_another_finished_in_between_stays(agent, datasets, monkeypatch):
+    during_the_second_episode(monkeypatch, lambda: export_minari(agent, "math/base-v0", n_episodes=3, seed=100))
+    with pytest.raises(InvalidOptionError, match="the id of a new data set"):
+        export_minari(agent, "math/base-v0", n_episodes=2)
+    assert [seed for _, seed in with_seeds(minari.load_dataset("math/base-v0"))] == [100, 101, 102]
+    assert sorted(path.name for path in (datasets / "math").iterdir()) == ["base-v0", "namespace_metadata.json"]
+
+
+def test_a_data_set_is_there_when_it_is_whole(agent, datasets, monkeypatch):
+    """While it is written, when a kill would leave what is there, Minari knows of none; an interrupt leaves nothing."""
+    seen = []
+
+    def look_and_interrupt():
+        seen.extend([minari.list_local_datasets(), check_dataset_id("math/base-v0").exists()])
+        raise KeyboardInterrupt
+
+    during_the_second_episode(monkeypatch, look_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        export_minari(agent, "math/base-v0", n_episodes=2)
+    assert seen == [{}, False]
+    assert [path.name for path in (datasets / "math").iterdir()] == ["namespace_metadata.json"]
+    export_minari(agent, "math/base-v0", n_episodes=2)
+    assert list(minari.list_local_datasets()) == ["math/base-v0"]
+    assert minari.load_dataset("math/base-v0").total_episodes == 2
+
+
+def test_a_namespace_keeps_what_was_said_of_it(agent):
+    minari.namespace.create_namespace("math", description="Sums")
+    export_minari(agent, "math/base-v0", n_episodes=1)
+    assert minari.namespace.get_namespace_metadata("math") == {"description": "Sums"}
+
+
+def test_a_rollout_after_the_other_goes_on_with_the_seeds(agent, monkeypatch):
+    monkeypatch.setattr("llmgym.export._CHUNK", 3)
+    export_minari(agent, "math/base-v0", n_episodes=8, seed=5)
+    dataset = minari.load_dataset("math/base-v0")
+    env = dataset.recover_environment()
+    for number, (episode, seed) in enumerate(with_seeds(dataset)):
+        assert seed == 5 + number
+        assert np.array_equal(episode.observations["input_ids"][0], env.reset(seed=seed)[0]["input_ids"])
+    assert len({episode.observations["input_ids"][0].tobytes() for episode in dataset.iterate_episodes()}) > 3
+
+
+def test_the_agent_s_generator_is_put_back(agent, monkeypatch):
+    before = agent.policy.generator.get_state()
+    export_minari(agent, "math/base-v0", n_episodes=1)
+    assert agent.policy.generator.get_state().equal(before)
+    monkeypatch.setattr("llmgym.export.collect", lambda *_, **__: {}["no batch"])
+    with pytest.raises(KeyError):
+        export_minari(agent, "math/base-v1", n_episodes=1)
+    assert agent.policy.generator.get_state().equal(before)
+
+
+def test_problems_of_a_file_are_found_from_another_folder(agent, tmp_path, monkeypatch):
+    """And a NUL in them is no reason to have played in vain."""
+    lines = [{"question": f"What is {n}+1?", "answer": f"{n + 1}\0"} for n in range(5)]
+    (tmp_path / "sums.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    changes = {"dataset": "sums.jsonl", "split": "all", "level": None, "reveal_reference_answer": True}
+    export_minari(agent, "math/sums-v0", n_episodes=2, **changes)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    dataset = minari.load_dataset("math/sums-v0")
+    env = dataset.recover_environment()
+    assert env.unwrapped.spec.kwargs["dataset"] == str((tmp_path / "sums.jsonl").resolve())
+    for episode, seed in with_seeds(dataset):
+        _, info = env.reset(seed=seed)
+        assert episode.infos["reference_answer"][0].decode() == info["reference_answer"].replace("\0", r"\u0000")
+        assert "\0" in info["reference_answer"]
+
+
 def test_what_cannot_be_repeated_is_no_data_set(agent, datasets, monkeypatch):
     """A reward that is another the second time: nothing is left."""
     monkeypatch.setattr(
@@ -127,10 +213,16 @@ def test_a_difference_is_noticed(change):
         repeat(env, Played(3, prompt, np.array(tokens), np.array(rewards)))
 
 
-@pytest.mark.parametrize("name", ["base", "math/base", "a b-v0", "-v0", ""])
+@pytest.mark.parametrize("name", ["base", "math/base", "a b-v0", "-v0", "", "q/x-v0", "ab//cd/x-v0"])
 def test_ids_that_minari_has_not(name):
-    with pytest.raises(InvalidOptionError, match="Minari's id of a data set"):
+    with pytest.raises(
+        InvalidOptionError, match=r"Minari's id of a data set.* two characters or more in the namespace"
+    ):
         check_dataset_id(name)
+
+
+def test_the_shortest_id(datasets):
+    assert check_dataset_id("qq/x-v0") == datasets / "qq" / "x-v0"
 
 
 @pytest.mark.parametrize(
@@ -167,6 +259,31 @@ def test_infos_as_columns():
         "parts": {"format": [0.0, 0.5, 0.0]},
         "details": {"format": {"problems": ["", "", '["no <think>"]'], "ok": [False, False, True]}},
     }
+
+
+@pytest.mark.parametrize(
+    ("said", "column"),
+    [
+        ([None, None], None),
+        ([{"b": None}, None], None),
+        ([None, 1], [0, 1]),
+        (["a\0b\ud800", None], [r"a\u0000b\ud800"] * 2),
+        ([("a\0b\ud800",), None], [r'["a\u0000b\ud800"]'] * 2),
+        (["a", 1], ['"a"', "1"]),
+        ([1, {"b": np.int64(2)}], ["1", '{"b": 2}']),
+        ([2**63 - 1, 1], [2**63 - 1, 1]),
+        ([2**63, 1], ["9223372036854775808", "1"]),
+        ([np.arange(2), None], ["[0, 1]"] * 2),
+    ],
+)
+def test_what_an_info_can_say(said, column):
+    assert columns([{"a": value} for value in said]) == ({} if column is None else {"a": column})
+
+
+@pytest.mark.parametrize("infos", [{"": 1}, {".": 1}, {"a\0b": 1}, {3: 1}, {"a": object()}, {"a": {"b": {1, 2}}}])
+def test_infos_that_cannot_be_written(infos):
+    with pytest.raises(LLMGymError, match=r"Expected .*infos"):
+        columns([infos])
 
 
 # -- the command ----------------------------------------------------------------------------------------------------------
