@@ -79,6 +79,8 @@ class AgentConfig:
             "learning_rate": (self.learning_rate > 0, "> 0"),
             "warmup_iterations": (self.warmup_iterations >= 0, ">= 0"),
             "final_learning_rate": (0 <= self.final_learning_rate <= 1, "in [0, 1]"),
+            "weight_decay": (self.weight_decay >= 0, ">= 0"),
+            "adam_betas": (all(0 <= beta < 1 for beta in self.adam_betas), "two numbers in [0, 1)"),
             "max_grad_norm": (self.max_grad_norm > 0, "> 0"),
             "n_epochs": (self.n_epochs >= 1, ">= 1"),
             "n_minibatches": (self.n_minibatches >= 1, ">= 1"),

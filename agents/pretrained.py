@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import find_adapter_config_file
 
 import llmgym
@@ -68,23 +68,38 @@ def load_pretrained(name: str, *, device: torch.device, dtype: torch.dtype) -> P
         InvalidOptionError: If there is no such model, or transformers cannot load it as a causal language model.
         MissingExtraError: If it has an adapter, and peft is missing.
     """
-    path = str(_ASSETS / TINY_REASONER) if name == TINY_REASONER else name
-    _check_path(path)
-    adapter = find_adapter_config_file(path)
+    path, adapter = _locate(name)
     if adapter is None:
         return Pretrained(_load_model(path, dtype).to(device), _find_tokenizer(name))
     peft = _import_peft()
-    whole = Path(path, "config.json").is_file()
-    base = path if whole else json.loads(Path(adapter).read_text(encoding="utf-8")).get("base_model_name_or_path")
-    if not base:
-        raise InvalidOptionError(
-            f"Expected an adapter that comes with its base model or names it, actual: {_ADAPTER_CONFIG} of {name!r} "
-            "has no base_model_name_or_path. Write the base's folder or hub name there."
-        )
+    base, whole = _base_of(name, path, adapter)
     model = _load_model(base, dtype, of_adapter=name, whole=whole).to(device)
     with _quiet(), torch.random.fork_rng():  # the adapter is drawn at random before it is read
         model = peft.PeftModel.from_pretrained(model, path, is_trainable=True, autocast_adapter_dtype=False)
     return Pretrained(model, _find_tokenizer(name, base))
+
+
+def count_parameters(name: str) -> int:
+    """How many weights the model of a name has, adapters left out: read off its configuration, without loading it.
+
+    Args:
+        name: As for :func:`load_pretrained`.
+
+    Raises:
+        InvalidOptionError: If there is no such model, or transformers has no causal language model of its kind.
+
+    Example:
+        >>> count_parameters("tiny-reasoner")
+        1373600
+    """
+    path, adapter = _locate(name)
+    base = path if adapter is None else _base_of(name, path, adapter)[0]
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
+    except (OSError, ValueError) as error:
+        raise _cannot_load("the model", base, error) from error
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def save_pretrained(model: PreTrainedModel, folder: str | os.PathLike[str]) -> None:
@@ -118,6 +133,26 @@ def save_pretrained(model: PreTrainedModel, folder: str | os.PathLike[str]) -> N
     config.save_pretrained(folder)
 
 
+def _locate(name: str) -> tuple[str, str | None]:
+    """The folder or hub name that a name stands for, and the configuration of the adapter that is there."""
+    path = str(_ASSETS / TINY_REASONER) if name == TINY_REASONER else name
+    _check_path(path)
+    return path, find_adapter_config_file(path)
+
+
+def _base_of(name: str, path: str, adapter: str) -> tuple[str, bool]:
+    """What an adapter's base is loaded from, and whether that is the adapter's own folder."""
+    if Path(path, "config.json").is_file():
+        return path, True
+    base = json.loads(Path(adapter).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not base:
+        raise InvalidOptionError(
+            f"Expected an adapter that comes with its base model or names it, actual: {_ADAPTER_CONFIG} of {name!r} "
+            "has no base_model_name_or_path. Write the base's folder or hub name there."
+        )
+    return base, False
+
+
 def _check_path(path: str) -> None:
     """Refuse what is neither a folder with a model nor can be a hub name."""
     here = Path(path)
@@ -141,18 +176,23 @@ def _load_model(name: str, dtype: torch.dtype, *, of_adapter: str | None = None,
         model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **options)
     except (OSError, ValueError) as error:
         what = "the model" if of_adapter is None else f"the base of the adapter {of_adapter!r}"
-        mend = "Look at its config.json, and at transformers' list of causal language models."
-        if not Path(name).exists():
-            mend = (
-                "Check the name and the network; a gated model needs `hf auth login`. Without a network, fetch it "
-                f"elsewhere with `hf download {name} --local-dir FOLDER`, and pass that folder."
-            )
-        raise InvalidOptionError(
-            f"Expected {what} to be one that transformers can load, actual: {name!r}: "
-            f"{type(error).__name__}: {str(error).strip().splitlines()[0]} {mend}"
-        ) from error
+        raise _cannot_load(what, name, error) from error
     model.llmgym_loaded_as = (name, _fingerprint(model))
     return model
+
+
+def _cannot_load(what: str, name: str, error: Exception) -> InvalidOptionError:
+    """The error for a model that transformers refuses."""
+    mend = "Look at its config.json, and at transformers' list of causal language models."
+    if not Path(name).exists():
+        mend = (
+            "Check the name and the network; a gated model needs `hf auth login`. Without a network, fetch it "
+            f"elsewhere with `hf download {name} --local-dir FOLDER`, and pass that folder."
+        )
+    return InvalidOptionError(
+        f"Expected {what} to be one that transformers can load, actual: {name!r}: "
+        f"{type(error).__name__}: {str(error).strip().splitlines()[0]} {mend}"
+    )
 
 
 def _fingerprint(model: PreTrainedModel) -> dict[str, tuple[Any, ...]]:
@@ -241,6 +281,22 @@ def check_given(model: Any) -> None:
         )
 
 
+def check_lora(rank: int, alpha: float | None = None, dropout: float = 0.0) -> None:
+    """Refuse adapters that cannot be: the arguments are those of :func:`add_lora`.
+
+    Raises:
+        InvalidOptionError: If an option cannot be.
+    """
+    rules = {
+        "rank": (isinstance(rank, int) and rank >= 1, "a whole number >= 1", rank),
+        "alpha": (alpha is None or alpha > 0, "> 0", alpha),
+        "dropout": (dropout == 0, "0 (sampling and learning see one distribution)", dropout),
+    }
+    for name, (holds, rule, value) in rules.items():
+        if not holds:
+            raise InvalidOptionError(f"Expected {name} of LoRA to be {rule}, actual: {value!r}. Change it.")
+
+
 def add_lora(
     model: PreTrainedModel,
     rank: int,
@@ -272,14 +328,7 @@ def add_lora(
 
     Source: Hu et al., arXiv:2106.09685, section 4.1.
     """
-    rules = {
-        "rank": (isinstance(rank, int) and rank >= 1, "a whole number >= 1", rank),
-        "alpha": (alpha is None or alpha > 0, "> 0", alpha),
-        "dropout": (dropout == 0, "0 (sampling and learning see one distribution)", dropout),
-    }
-    for name, (holds, rule, value) in rules.items():
-        if not holds:
-            raise InvalidOptionError(f"Expected {name} of LoRA to be {rule}, actual: {value!r}. Change it.")
+    check_lora(rank, alpha, dropout)
     if has_adapters(model):
         raise InvalidOptionError(
             f"Expected a model without adapters, actual: it has {sorted(model.peft_config)}. Train those, or load the "

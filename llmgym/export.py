@@ -27,6 +27,7 @@ from llmgym.agents.environments import TrainingEnvs
 from llmgym.agents.rollouts import collect
 from llmgym.agents.saving import sync
 from llmgym.errors import InvalidOptionError, LLMGymError, missing_extra
+from llmgym.keywords import OF_THE_PLAYER, refuse_keywords
 from llmgym.tokenizers import TINY_REASONER, Tokenizer, load_tokenizer
 from llmgym.vector import LanguageVectorEnv
 
@@ -34,7 +35,6 @@ from llmgym.vector import LanguageVectorEnv
 _CHUNK = 2048
 #: Characters that no text in HDF5 can have: NUL ends one, and UTF-8 has no lone surrogates.
 _NOT_IN_HDF5 = re.compile("[\0\ud800-\udfff]")
-_OURS = ("action_unit", "autoreset_mode", "copy", "num_envs", "render_mode", "vector_kwargs", "vectorization_mode")
 
 
 @dataclass(frozen=True)
@@ -178,15 +178,10 @@ def single_env(training: TrainingEnvs, changes: Mapping[str, Any]) -> gym.Env[An
     Raises:
         InvalidOptionError: If it has no id, a keyword argument is the export's own or JSON cannot hold it.
     """
-    for name in _OURS:
-        if name in changes:
-            raise InvalidOptionError(
-                f"Expected no {name!r} among the keyword arguments of the environment, actual: {changes[name]!r}. The "
-                "export chooses it: leave it out."
-            )
+    refuse_keywords(changes, OF_THE_PLAYER, "The export")
     if training.env_id is None:
         raise InvalidOptionError("Expected an environment with an id, actual: one without. Name it by --env.")
-    kwargs = {name: value for name, value in {**training.env_kwargs, **changes}.items() if name not in _OURS}
+    kwargs = {name: value for name, value in {**training.env_kwargs, **changes}.items() if name not in OF_THE_PLAYER}
     if "tokenizer" in kwargs:
         kwargs["tokenizer"] = _name_of_tokenizer(kwargs["tokenizer"])
     if isinstance(kwargs.get("dataset"), (str, Path)) and Path(kwargs["dataset"]).is_file():  # and not one of the hub

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from llmgym.errors import InvalidOptionError
+
+#: Keyword arguments of environments that a program which plays in them chooses itself: how many there are, and how they
+#: are played in.
+OF_THE_PLAYER = (
+    "action_unit", "autoreset_mode", "copy", "num_envs", "render_mode", "vector_kwargs", "vectorization_mode",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,3 +56,22 @@ def parse_keywords(words: Sequence[str]) -> dict[str, Any]:
                 "Write e.g. --env-kwargs level=2 language=en"
             )
     return keywords
+
+
+def refuse_keywords(keywords: Mapping[str, Any], names: Iterable[str], who: str) -> None:
+    """Refuse keyword arguments of an environment that are not for the user to choose.
+
+    Args:
+        keywords: What the user gave.
+        names: What is chosen already.
+        who: Chooses it: ``"The export"``.
+
+    Raises:
+        InvalidOptionError: If one of the names is there.
+    """
+    for name in names:
+        if name in keywords:
+            raise InvalidOptionError(
+                f"Expected no {name!r} among the keyword arguments of the environment, actual: {keywords[name]!r}. "
+                f"{who} chooses it: leave it out."
+            )

@@ -128,6 +128,17 @@ def question_hash(question: str) -> bytes:
     return hashlib.blake2b(" ".join(question.split()).encode("utf-8", "replace"), digest_size=16).digest()
 
 
+def is_path(dataset: str) -> bool:
+    """Whether a data set is named by the path of a file, there or not, and not by a name on the hub.
+
+    Example:
+        >>> is_path("missing.jsonl.gz"), is_path("openai/gsm8k:main")
+        (True, False)
+    """
+    path = Path(dataset)
+    return path.suffix in (".jsonl", ".gz", ".json") or path.exists()
+
+
 class DatasetTask:
     """Problems from a JSONL file or from the Hugging Face hub, drawn with equal chances.
 
@@ -168,7 +179,7 @@ class DatasetTask:
         self._fields = (question_field, answer_field)
         self._language = language
         path = Path(dataset)
-        if path.suffix in (".jsonl", ".gz", ".json") or path.exists():
+        if is_path(dataset):
             problems = [problem for problem in self._read_file(path) if self._in_split(problem.question)]
         else:
             problems = list(self._read_hub(dataset))

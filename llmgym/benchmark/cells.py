@@ -137,13 +137,19 @@ def run_cell(cell: Cell, output: Path) -> Point:
 
     Returns:
         The evaluation after the training.
+
+    Raises:
+        DatasetError: If a file of problems changed since the suite was made.
+        CheckpointError: If the model did.
     """
+    cell.entry.check_unchanged()
     with shared_generators(cell.seed):  # an agent that has no seed of its own can be repeated too
         recorder = _Recorder(cell)
         recorder.train()
         if recorder.points and recorder.points[-1].timesteps == recorder.challenge.n_timesteps:
             recorder.points.pop()  # an agent that learned nothing since: the last evaluation is the longer one
         episodes = recorder.play(cell.final_episodes, final=True)
+    cell.entry.check_unchanged()  # problems are read again for each evaluation
 
     def fill(folder: Path) -> None:
         config = cell.settings() | {"versions": versions()}

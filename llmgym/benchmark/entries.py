@@ -56,3 +56,6 @@ class Entry:
     def agent_options(self) -> Mapping[str, Any]:
         """Options of the package's own agents that differ from theirs."""
         return {}
+
+    def check_unchanged(self) -> None:
+        """Raise an error where a file that results depend on is another by now than when the suite was made."""

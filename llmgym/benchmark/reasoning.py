@@ -6,9 +6,10 @@ score is the share of held-out problems whose answer is right.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
+import json
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,14 +19,16 @@ from typing import Any, ClassVar
 import numpy as np
 
 from llmgym.agents.checkpoints import find_saved, holds_agent
-from llmgym.agents.grpo import GRPOConfig
-from llmgym.agents.ppo import PPOConfig
+from llmgym.agents.pretrained import count_parameters
+from llmgym.benchmark.agent_options import check_agent_options
 from llmgym.benchmark.entries import Entry
+from llmgym.core import Engine
 from llmgym.envs.diagnostics import Diagnostic, Episode
 from llmgym.envs.math_reason import FAMILIES, LEVELS
-from llmgym.errors import InvalidOptionError, PromptTooLongError, unknown_name
+from llmgym.errors import CheckpointError, DatasetError, InvalidOptionError, PromptTooLongError, unknown_name
+from llmgym.keywords import OF_THE_PLAYER, refuse_keywords
 from llmgym.prompts import encode_prompt
-from llmgym.tasks import DatasetTask
+from llmgym.tasks import DatasetTask, is_path, question_hash
 from llmgym.tokenizers import TINY_REASONER
 from llmgym.transcript import StopReason
 
@@ -33,12 +36,13 @@ from llmgym.transcript import StopReason
 LEVEL_BUDGET, FILE_BUDGET = 500_000, 1_000_000
 #: Keyword arguments of the environment for files, whose problems are longer than those that are generated.
 FILE_KWARGS: Mapping[str, Any] = {"prompt_template": "r1", "max_prompt_tokens": 512, "max_new_tokens": 512}
-#: Step size for models other than the shipped one, which are larger.
-LARGE_MODEL_LEARNING_RATE = 1e-6
+#: Models of more weights than this take the smaller step size; others, the shipped one and what was trained from it
+#: among them, the agents' own, which is one for a million weights.
+LARGE_MODEL, LARGE_MODEL_LEARNING_RATE = 10_000_000, 1e-6
 
 _LEVEL = "level"
 _HELD_OUT = "test"
-_OURS = ("action_unit", "dataset", "level", "render_mode", "rewards", "split", "tokenizer")
+_OURS = (*OF_THE_PLAYER, "dataset", "level", "rewards", "split", "tokenizer")
 _NAME = re.compile(r"[A-Za-z0-9_.+-]{1,40}")
 
 
@@ -51,6 +55,8 @@ class ReasoningEntry(Entry):
         size: Which level, or ``"test"``.
         budget: Environment steps to learn in.
         model: What agents begin with, as it was named; its tokenizer is the environment's.
+        start: The folder or hub name that it is loaded from. Of a run that is one of its checkpoints: all cells begin
+            with the same, also where the run goes on.
         model_sha256: Of its files; ``None`` for the one that ships, and where they are on a hub.
         env_kwargs: Keyword arguments of the environment.
         train: Further ones where it is learned from.
@@ -60,6 +66,7 @@ class ReasoningEntry(Entry):
     """
 
     model: str = TINY_REASONER
+    start: str = TINY_REASONER
     model_sha256: str | None = None
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=dict)
@@ -77,11 +84,6 @@ class ReasoningEntry(Entry):
     def axis(self) -> str:
         """Each challenge is an axis of its own."""
         return self.name
-
-    @property
-    def start(self) -> str:
-        """The folder or hub name of the model."""
-        return find_model(self.model)
 
     @property
     def agent_options(self) -> Mapping[str, Any]:
@@ -111,6 +113,26 @@ class ReasoningEntry(Entry):
         """The other split, or the other file."""
         return self.test
 
+    def check_unchanged(self) -> None:
+        """Compare the files of the model and of the problems with what they were when the suite was made.
+
+        Raises:
+            DatasetError: If a file of problems is another by now.
+            CheckpointError: If the model is.
+        """
+        for file, known in self.data_sha256.items():
+            if (actual := _sha256_of_file(Path(file))) != known:
+                raise DatasetError(
+                    f"Expected {file!r} as it was when the benchmark began (SHA-256 {known[:12]}), actual: "
+                    f"{_shown(actual)}. Bring it back, or begin anew in another --output."
+                )
+        if (actual := _sha256_of_model(self.start)) != self.model_sha256:
+            raise CheckpointError(
+                f"Expected the model in {self.start!r} as it was when the benchmark began (SHA-256 "
+                f"{_shown(self.model_sha256)}), actual: {_shown(actual)}. Begin anew in another --output, with a copy "
+                "that nothing else writes to: a run that goes on deletes its older checkpoints."
+            )
+
 
 def reasoning(
     *,
@@ -128,7 +150,8 @@ def reasoning(
     Args:
         model: ``"tiny-reasoner"``, a folder (of a model, a run or a saved agent) or a hub name.
         data: Files of problems, ``"name=train"`` or ``"name=train,test"``: JSONL files, or names of data sets on the
-            hub. Of a file alone a tenth of the questions is held out, by a hash. Empty: the levels.
+            hub. Of a file alone a tenth of the questions is held out, by a hash; two are taken whole. Of the hub there
+            are the splits that it calls train and test. Empty: the levels.
         only: Names of challenges to play; ``None``: all.
         budget: Environment steps for each; ``None``: :data:`LEVEL_BUDGET` or :data:`FILE_BUDGET`.
         env_kwargs: Keyword arguments of the environment; for files beside those of :data:`FILE_KWARGS`.
@@ -136,25 +159,20 @@ def reasoning(
 
     Raises:
         InvalidOptionError: If an option cannot be.
-        DatasetError: If a file cannot be read.
+        DatasetError: If a file cannot be read, or a question is learned from and scored too.
         PromptTooLongError: If a problem of a file has a longer prompt than the environment takes.
 
     Example:
         >>> [entry.name for entry in reasoning(only=["level-1", "level-2"])]
         ['level-1', 'level-2']
     """
-    kwargs = dict(env_kwargs or {})
-    for name in _OURS:
-        if name in kwargs:
-            raise InvalidOptionError(
-                f"Expected no {name!r} among the keyword arguments of the environment, actual: {kwargs[name]!r}. The "
-                "suite chooses it: leave it out."
-            )
+    refuse_keywords(env_kwargs or {}, _OURS, "The suite")
+    kwargs = _plain("keyword arguments of the environment", env_kwargs)
+    start = find_model(model)
+    options = _agent_options(start, _plain("options of the agents", agent_options))
     known: dict[str, Any] = {
-        "model": model,
-        "model_sha256": _sha256_of_model(model),
-        "options": _agent_options(model, agent_options or {}),
-    }
+        "model": model, "start": start, "model_sha256": _sha256_of_model(start), "options": options,
+    }  # fmt: skip
     levels = [
         ReasoningEntry(
             _LEVEL, str(level), budget or LEVEL_BUDGET, env_kwargs=kwargs,
@@ -199,71 +217,108 @@ def _of_file(word: str, budget: int, env_kwargs: dict[str, Any], known: Mapping[
         )
     return ReasoningEntry(
         name, _HELD_OUT, budget, env_kwargs=env_kwargs,
-        train={"dataset": train, "split": "all" if test else "train"},
-        test={"dataset": test, "split": "all"} if test else {"split": "test"},
-        data_sha256={file: sha256(Path(file)) for file in (train, test) if file and Path(file).is_file()},
+        train={"dataset": train, "split": "all" if test and is_path(train) else "train"},
+        test={"dataset": test, "split": "all" if is_path(test) else "test"} if test else {"split": "test"},
+        data_sha256={file: sha256 for file in (train, test) if file and (sha256 := _sha256_of_file(Path(file)))},
         **known,
     )  # fmt: skip
 
 
-def _agent_options(model: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of the agents, with a step size for the model."""
-    known = {option.name for option in dataclasses.fields(GRPOConfig)}
-    known &= {option.name for option in dataclasses.fields(PPOConfig)}
-    known -= {"seed", "run_dir", "num_envs"}  # the benchmark's own
-    for name in given:
-        if name not in known:
-            raise unknown_name("an option of the agents", name, known)
-    options = dict(given) if model == TINY_REASONER else {"learning_rate": LARGE_MODEL_LEARNING_RATE, **given}
-    for config in (GRPOConfig, PPOConfig):
-        config(**options)
-    return options
+def _plain(what: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Values as they will be read from the settings of a result: JSON has lists only."""
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(given or {})))
+    except (TypeError, ValueError) as error:
+        raise InvalidOptionError(
+            f"Expected {what} that JSON can hold, actual: {given!r} ({error}). Pass plain values."
+        ) from error
+    return plain
 
 
-def _sha256_of_model(model: str) -> str | None:
+def _agent_options(start: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Options of the agents, with a step size for a large model."""
+    check_agent_options(given)
+    large = start != TINY_REASONER and count_parameters(start) > LARGE_MODEL
+    return {"learning_rate": LARGE_MODEL_LEARNING_RATE, **given} if large else given
+
+
+def _sha256_of_model(start: str) -> str | None:
     """Of all files of a folder, with their names; ``None`` where there is none: the package's version, or a hub."""
-    if model == TINY_REASONER or not (folder := Path(find_model(model))).is_dir():
+    if start == TINY_REASONER or not (folder := Path(start)).is_dir():
         return None
     lines = [
-        f"{path.relative_to(folder).as_posix()} {sha256(path)}\n"
+        f"{path.relative_to(folder).as_posix()} {_sha256_of_file(path)}\n"
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.suffix in (".json", ".safetensors", ".bin", ".model", ".jinja")
     ]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def sha256(path: Path) -> str:
-    """Of the content of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256_of_file(path: Path) -> str | None:
+    """Of the content of a file; ``None`` where there is none that can be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:  # it may go at any moment: a run deletes its older checkpoints
+        return None
+
+
+def _shown(sha256: str | None) -> str:
+    return "no files" if sha256 is None else sha256[:12]
 
 
 def _check(entry: ReasoningEntry) -> None:
-    """Make the environments, and measure the prompts of files.
+    """Make the environments, measure the prompts of files, and look for questions that are not held out.
 
     Raises:
         InvalidOptionError: If an environment cannot be made.
-        DatasetError: If a file cannot be read.
+        DatasetError: If a file cannot be read, or a question is learned from and scored too.
         PromptTooLongError: If a prompt is too long.
     """
+    tasks = []
     for changes in ({}, entry.held_out):
-        envs = entry.subject.make_vec(entry.size, 1, **changes)
-        engine = envs.engine
-        task, options = engine.tasks[0], engine.options
+        try:
+            envs = entry.subject.make_vec(entry.size, 1, **changes)
+        except TypeError as error:  # a number where texts are wanted, or a text where a number is
+            raise InvalidOptionError(
+                f"Expected keyword arguments of the environment of the types that it takes, actual: "
+                f"{entry.env_kwargs!r} ({error}). Mend them."
+            ) from error
+        task = envs.engine.tasks[0]
         if isinstance(task, DatasetTask):
-            lengths = [
-                len(
-                    encode_prompt(problem.question, options.prompt_template, options.system_prompt, engine.tokenizer)[1]
-                )
-                for problem in task.problems
-            ]
-            if max(lengths) > options.max_prompt_tokens:
-                raise PromptTooLongError(
-                    f"Expected prompts of at most {options.max_prompt_tokens} tokens (`max_prompt_tokens`) in "
-                    f"{task.dataset!r}, actual: {max(lengths)} with the tokenizer of {entry.model!r}. Pass the keyword "
-                    f"argument max_prompt_tokens={max(lengths)}, or leave the long ones out of the file."
-                )
+            tasks.append(task)
+            _check_lengths(task, envs.engine, entry.model)
         envs.close()
+    if tasks:
+        _check_apart(*tasks)
+
+
+def _check_lengths(task: DatasetTask, engine: Engine, model: str) -> None:
+    """Refuse a file with a prompt that is too long."""
+    options = engine.options
+    lengths = [
+        len(encode_prompt(problem.question, options.prompt_template, options.system_prompt, engine.tokenizer)[1])
+        for problem in task.problems
+    ]
+    if max(lengths) > options.max_prompt_tokens:
+        raise PromptTooLongError(
+            f"Expected prompts of at most {options.max_prompt_tokens} tokens (`max_prompt_tokens`) in "
+            f"{task.dataset!r}, actual: {max(lengths)} with the tokenizer of {model!r}. Pass the keyword "
+            f"argument max_prompt_tokens={max(lengths)}, or leave the long ones out of the file."
+        )
+
+
+def _check_apart(learned: DatasetTask, scored: DatasetTask) -> None:
+    """Refuse to score on questions that are learned from."""
+    known = {question_hash(problem.question) for problem in learned.problems}
+    both = [problem.question for problem in scored.problems if question_hash(problem.question) in known]
+    if both:
+        raise DatasetError(
+            f"Expected to be scored on questions that are not learned from, actual: {len(both)} of {len(scored)} in "
+            f"{scored.dataset!r} ({scored.split}) are in {learned.dataset!r} ({learned.split}) too, such as "
+            f"{textwrap.shorten(both[0], 80)!r}. Leave them out of one of the two, or name one file alone: a tenth of "
+            "it is held out."
+        )
 
 
 def _several(names: str | Sequence[str]) -> tuple[str, ...]:

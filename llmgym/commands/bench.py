@@ -25,7 +25,7 @@ class BenchOptions(EnvKeywords):
         model: What agents begin with in the suite reasoning: a folder (of a model, a run, a saved agent) or a hub name.
             None: tiny-reasoner.
         data: Files of problems for the suite reasoning, in place of the levels: name=train.jsonl, a tenth of which is
-            held out, or name=train.jsonl,test.jsonl.
+            held out, or name=train.jsonl,test.jsonl. A name on the hub stands for its own train or test split.
         agent_options: Options of grpo and ppo in the suite reasoning: name=value, such as learning_rate=1e-5.
         seeds: Trainings of each agent on each challenge.
         budget: Environment steps of each training. None: the suite's own.

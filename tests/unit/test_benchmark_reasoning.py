@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,18 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 import torch
+from transformers import LlamaConfig
 
-from llmgym.agents import Policy
+from llmgym.agents import GRPO, Policy
 from llmgym.benchmark import AgentSpec, Challenge, Plan, Summary, run, suite
 from llmgym.benchmark.agents import FunctionAgent
+from llmgym.benchmark.cells import run_cell
 from llmgym.benchmark.evaluations import evaluate
 from llmgym.benchmark.language_models import BaseAgent, GRPOAgent, PPOAgent
 from llmgym.benchmark.reasoning import LARGE_MODEL_LEARNING_RATE, find_model
-from llmgym.errors import DatasetError, InvalidOptionError, PromptTooLongError
+from llmgym.errors import CheckpointError, DatasetError, InvalidOptionError, PromptTooLongError
+from llmgym.keywords import OF_THE_PLAYER
+from llmgym.tasks import question_hash
 from llmgym.tokenizers import load_tokenizer
 from tests.unit.agent_fakes import tiny_llama
 
@@ -41,6 +46,12 @@ class Interrupted:
 
     def act(self, observations, restarted, waiting):
         return restarted * 0 + 5
+
+class Writer:  # to a file of the benchmark that it is in
+    def train(self, challenge, budget, seed):
+        DONE.write_text(DONE.read_text() + " ")
+
+    respond = staticmethod(calculator)
 """
 
 
@@ -109,6 +120,50 @@ def test_of_one_file_a_tenth_is_held_out_and_of_two_the_second(tmp_path):
     assert set(two.data_sha256) == {str(first), str(second)}
 
 
+@pytest.mark.parametrize("agent", ["random", "calculator"])
+def test_a_cell_scores_the_second_file_alone(tmp_path, own, agent):
+    """What the challenge poses and what `episodes.jsonl` holds are disjoint, of agents with `act` and with `respond`."""
+    first, second = write(tmp_path / "a.jsonl", 60), write(tmp_path / "b.jsonl", 30, shift=7)
+    (entry,) = suite("reasoning", data=[f"two={first},{second}"], env_kwargs={"max_new_tokens": 4})
+    envs = challenge_of(entry).make_vec(300)
+    envs.reset(seed=0)
+    posed = {transcript.problem.problem_id for transcript in envs.unwrapped.transcripts()}
+    cell = plan_of((entry,), agent if agent == "random" else f"{own}:{agent}").cells()[0]
+    run_cell(cell, tmp_path / "out")
+    lines = (cell.folder(tmp_path / "out") / "episodes.jsonl").read_text().splitlines()
+    scored = {json.loads(line)["problem_id"] for line in lines}
+    assert len(posed) > 50 and len(scored) > 8
+    assert not posed & scored
+    assert scored <= {question_hash(f"What is {i}+7?").hex()[:16] for i in range(30)}
+
+
+def test_what_is_learned_from_is_not_scored(tmp_path):
+    first, second = write(tmp_path / "a.jsonl", 60), write(tmp_path / "b.jsonl", 5, shift=7)
+    line = json.dumps({"question": " What  is 3+0?", "answer": "3"})  # the same but for its spaces
+    second.write_text(f"{line}\n{second.read_text()}")
+    with pytest.raises(DatasetError, match=r"1 of 6 in .*b\.jsonl.*such as 'What is 3\+0\?'.*Leave them out"):
+        suite("reasoning", data=[f"two={first},{second}"])
+    with pytest.raises(DatasetError, match="60 of 60"):
+        suite("reasoning", data=[f"two={first},{first}"])
+
+
+def test_of_the_hub_there_are_its_own_splits(tmp_path, monkeypatch):
+    asked: list[tuple[str, str | None]] = []
+
+    class Hub:
+        @staticmethod
+        def load_dataset(path, configuration, split):
+            asked.append((path, split))
+            return [{"question": f"{path} {split} {n}", "answer": str(n)} for n in range(3)]
+
+    monkeypatch.setitem(sys.modules, "datasets", Hub)
+    file = write(tmp_path / "a.jsonl", 5)
+    suite("reasoning", data=["one=some/data", "two=some/data,other/data", f"left=some/data,{file}"])
+    suite("reasoning", data=[f"right={file},some/data"])
+    train, test = ("some/data", "train"), ("some/data", "test")
+    assert asked == [train, test, train, ("other/data", "test"), train, test]
+
+
 @pytest.mark.parametrize("name", [pytest.param("gsm8k_test", marks=pytest.mark.slow), "svamp"])
 def test_real_files(shared_data, name):
     data = shared_data / f"{name}.jsonl.gz"
@@ -156,11 +211,20 @@ def test_agents_begin_with_the_model_and_leave_it(agent, learning_rate):
     assert stays == (learning_rate < 1e-20)
 
 
-def test_other_models_have_a_smaller_step(model):
-    assert suite("reasoning", model=str(model), only=["level-1"])[0].agent_options == {
-        "learning_rate": LARGE_MODEL_LEARNING_RATE
-    }
-    assert suite("reasoning", only=["level-1"])[0].agent_options == {}
+def test_large_models_have_a_smaller_step_and_what_was_trained_from_the_shipped_one_has_not(tmp_path):
+    """It is the number of weights that decides; it is read off the configuration."""
+    Policy.load("tiny-reasoner").save(tmp_path / "trained")
+    large = tmp_path / "large"
+    size = {"vocab_size": 640, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4}
+    LlamaConfig(**size, hidden_size=512, intermediate_size=1024).save_pretrained(large)  # 11 million, of no file
+    load_tokenizer("tiny-reasoner").save(large)
+
+    def options_of(model, **given):
+        return suite("reasoning", model=str(model), only=["level-1"], agent_options=given)[0].agent_options
+
+    assert options_of("tiny-reasoner") == options_of(tmp_path / "trained") == {}
+    assert options_of(large) == {"learning_rate": LARGE_MODEL_LEARNING_RATE}
+    assert options_of(large, learning_rate=0.1) == {"learning_rate": 0.1}
 
 
 @pytest.mark.slow
@@ -174,8 +238,6 @@ def test_adapters_are_what_is_played():
 
 
 def test_a_saved_agent_is_a_model_too(tmp_path, model):
-    from llmgym.agents import GRPO
-
     agent = GRPO(str(model), "llmgym/MathReason-v0", env_kwargs=SHORT, run_dir=None, group_size=2, **SMALL)
     agent.save(tmp_path / "saved")
     assert find_model(str(tmp_path / "saved")) == str(tmp_path / "saved")
@@ -251,6 +313,43 @@ def test_a_model_that_was_trained_on_is_another(model):
     assert suite("reasoning", model=str(model), only=["level-1"])[0].model_sha256 != before.model_sha256
 
 
+def test_cells_begin_with_the_checkpoint_that_was_hashed(tmp_path):
+    """Also where the run goes on in between."""
+    agent = GRPO(
+        "tiny-reasoner", "llmgym/MathReason-v0", env_kwargs=SHORT | {"level": 1}, run_dir=str(tmp_path / "x"),
+        problems_per_iteration=2, group_size=2, n_minibatches=1, num_envs=4, keep_checkpoints=1,
+    )  # fmt: skip
+    agent.learn(20, progress_bar=False)
+    (entry,) = suite("reasoning", model=str(tmp_path / "x"), only=["level-1"], env_kwargs=SHORT)
+    before, known = entry.start, entry.model_sha256
+    entry.check_unchanged()
+    agent.learn(20, progress_bar=False)
+    assert find_model(str(tmp_path / "x")) != before == entry.start
+    assert entry.subject.sizes["1"]["tokenizer"] == before
+    with pytest.raises(CheckpointError, match=rf"SHA-256 {known[:12]}\), actual: no files"):
+        run_cell(plan_of((entry,), "base").cells()[0], tmp_path / "out")
+    assert not list((tmp_path / "out").glob("**/config.json"))
+
+
+def test_a_cell_whose_files_change_fails(tmp_path, model):
+    """Before the training, and where they change during it."""
+    own = tmp_path / "own.py"
+    data = write(tmp_path / "sums.jsonl", 60)
+    own.write_text(f"from pathlib import Path\nDONE = Path({str(data)!r})\n{SOURCE}")
+    (entry,) = suite("reasoning", model=str(model), data=[f"sums={data}"])
+    plan = plan_of((entry,), f"{own}:Writer")
+    (failure,) = run(plan, tmp_path / "out")
+    assert "DatasetError: Expected" in failure.error and "as it was when the benchmark began" in failure.error
+    write(data, 60)
+    (model / "config.json").write_text((model / "config.json").read_text() + " ")
+    (failure,) = run(plan, tmp_path / "out")
+    assert "CheckpointError: Expected the model" in failure.error
+    assert not list((tmp_path / "out").glob("**/config.json"))
+    write(data, 61)
+    (failure,) = run(plan_of((entry,), f"{own}:calculator"), tmp_path / "out")  # which would not have noticed
+    assert "DatasetError" in failure.error
+
+
 def test_a_family_that_was_not_drawn_has_no_reading(tmp_path, own):
     entries = suite("reasoning", only=["level-1"], env_kwargs={"language": "en", "families": ["arithmetic", "target"]})
     reading = entries[0].subject.reading
@@ -296,14 +395,29 @@ def test_generic_algorithms_are_refused_before_anything_runs(tmp_path):
         ({"only": ["level-6"]}, InvalidOptionError, "a challenge among"),
         ({"budget": 0}, InvalidOptionError, "a budget >= 1"),
         ({"env_kwargs": {"rewards": {}}}, InvalidOptionError, "no 'rewards' among"),
+        *(({"env_kwargs": {name: 3}}, InvalidOptionError, f"no {name!r} among") for name in OF_THE_PLAYER),
+        ({"env_kwargs": {"families": 3}}, InvalidOptionError, "of the types that it takes"),
+        ({"env_kwargs": {"language": object()}}, InvalidOptionError, "that JSON can hold"),
         ({"env_kwargs": {"families": ["geometry"]}}, InvalidOptionError, "geometry"),
         ({"agent_options": {"seed": 1}}, InvalidOptionError, "an option of the agents"),
         ({"agent_options": {"learning_rate": 0}}, InvalidOptionError, "learning_rate to be > 0"),
+        ({"agent_options": {"learning_rate": "abc"}}, InvalidOptionError, "type float, actual: 'abc'"),
+        ({"agent_options": {"learning_rate": float("inf")}}, InvalidOptionError, "type float, actual: inf"),
+        ({"agent_options": {"n_epochs": True}}, InvalidOptionError, "type int, actual: True"),
+        ({"agent_options": {"adam_betas": [0.9]}}, InvalidOptionError, "tuple"),
+        ({"agent_options": {"adam_betas": [0.9, 2]}}, InvalidOptionError, "adam_betas to be two numbers in"),
+        ({"agent_options": {"weight_decay": -1}}, InvalidOptionError, "weight_decay to be >= 0"),
+        ({"agent_options": {"temperature": 0}}, InvalidOptionError, "temperature > 0"),
+        ({"agent_options": {"top_k": 0}}, InvalidOptionError, "top_k a whole number >= 1"),
+        ({"agent_options": {"top_p": 1.5}}, InvalidOptionError, "top_p in"),
+        ({"agent_options": {"lora_rank": 0}}, InvalidOptionError, "rank of LoRA"),
+        ({"agent_options": {"lora_rank": 2, "lora_alpha": -1}}, InvalidOptionError, "alpha of LoRA"),
         ({"data": ["gsm8k.jsonl"]}, InvalidOptionError, "name=train.jsonl"),
         ({"data": ["level=x.jsonl"]}, InvalidOptionError, "is not 'level'"),
         ({"data": ["a=x.jsonl,"]}, InvalidOptionError, "name=train.jsonl"),
         ({"data": ["a=nothing.jsonl"]}, DatasetError, "a file that exists"),
         ({"model": "no/such/folder"}, InvalidOptionError, "no/such/folder"),
+        ({"model": "tests"}, InvalidOptionError, "without config.json"),
     ],
 )
 def test_options_that_cannot_be(options, error, said):
