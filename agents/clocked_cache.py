@@ -3,7 +3,7 @@
 Rows of unequal length differ in where they begin: whatever their lengths are, the tokens of one step are written to
 one column, a slice and not a scatter. A column is no position (the rotary embedding has those), so a row may lie
 anywhere. The chunks in use are a window that moves on with the clock: a chunk that no row reaches back to is used
-again at the other end, and an old chunk is read for the rows that reach back to it alone.
+again at the other end, and of an old chunk what few rows hold that reach back to it is read apart.
 
 What decides the layout is how the memory of a CPU is read: many slots do not fit into its caches, and a row whose
 columns do not fill their allocation makes its prefetcher start anew at each row, at about three times the time. So
@@ -28,22 +28,25 @@ _NARROW, _WIDE = 32, 128
 #: Bytes of one column's keys in one layer from which rows are many: chunks are narrow then, and read whole.
 _MANY_BYTES = 2**14
 
+#: Share of the rows up to which those that reach back to a chunk are read apart, which copies what they hold of it.
+_FEW = 0.3
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What a decoding step reads of one chunk; ``r`` rows, the first ones, ``K`` key heads.
+    """What a decoding step reads of one chunk, ``K`` key heads.
 
     Attributes:
         column: The first column read.
         width: How many, ``w``.
-        n_rows: ``r``. The others do not reach back to this chunk.
-        keys: Of each layer, ``(r * K, head_dim, w)``.
-        values: Of each layer, ``(r * K, w, head_dim)``.
+        rows: ``(r,)`` int64, ascending. The rows that are read, where they are few; ``None``: all ``n`` of them.
+        keys: Of each layer, ``(n * K, head_dim, w)``.
+        values: Of each layer, ``(n * K, w, head_dim)``.
     """
 
     column: int
     width: int
-    n_rows: int
+    rows: torch.Tensor | None
     keys: tuple[torch.Tensor, ...]
     values: tuple[torch.Tensor, ...]
 
@@ -118,11 +121,13 @@ class ClockedCache:
             start, stop = max(0, earliest - first), min(self._width, self.column + 1 - first)
             if self._reads_whole:
                 start, stop = 0, self._width
-            n_rows = n
+            rows = None
             if latest >= first + self._width and first + self._width <= self.column:
-                n_rows = int(np.flatnonzero(begins < first + self._width)[-1]) + 1
-            keys, values = self._chunks[index].read(n_rows, start, stop)
-            parts.append(Part(first + start, stop - start, n_rows, keys, values))
+                reaching = np.flatnonzero(begins < first + self._width)
+                if len(reaching) <= n * _FEW:
+                    rows = torch.from_numpy(reaching)
+            keys, values = self._chunks[index].read(n, start, stop)
+            parts.append(Part(first + start, stop - start, rows, keys, values))
         return parts
 
     def clear(self) -> None:

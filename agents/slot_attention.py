@@ -30,38 +30,52 @@ class DecodeStep:
     """
 
     def __init__(self, cache: ClockedCache, queries: torch.Tensor, outputs: torch.Tensor) -> None:
-        key_heads = cache.n_key_heads
-        n = len(queries) // key_heads
+        self._n_key_heads = cache.n_key_heads
+        n = len(queries) // self._n_key_heads
         self._parts = cache.parts(n)
         self._mask = cache.mask(n, self._parts)
+        self._queries, self._outputs = queries, outputs
         shape = (*queries.shape[:2], sum(part.width for part in self._parts))
         self._scores, self._weights = queries.new_empty(shape), queries.new_empty(shape)
         self._masked = self._scores.view(n, -1, shape[2])
-        # The rows of each part: of queries, scores, weights and outputs.
-        self._views, at = [], 0
+        self._views, at = [], 0  # scores and weights of each part
         for part in self._parts:
-            rows, columns = slice(part.n_rows * key_heads), slice(at, at + part.width)
-            if part.n_rows < n:  # no layer writes what is left, and the mask is added to it
-                self._scores[rows.stop :, :, columns] = 0.0
-            self._views.append(
-                (queries[rows], self._scores[rows, :, columns], self._weights[rows, :, columns], outputs[rows])
-            )
-            at = columns.stop
+            scores, weights = (of[:, :, at : at + part.width] for of in (self._scores, self._weights))
+            if part.rows is not None:  # no layer writes what is left, and the mask is added to it
+                scores.fill_(0.0)
+            self._views.append((scores, weights))
+            at += part.width
 
     def attend(self, layer: int) -> None:
         """``outputs = softmax(queries keys^T + mask) values`` with what is stored of a layer, up to the open column."""
+        queries, outputs = self._queries, self._outputs
         if len(self._parts) == 1:
-            torch.bmm(self._views[0][0], self._parts[0].keys[layer], out=self._scores)
+            torch.bmm(queries, self._parts[0].keys[layer], out=self._scores)
         else:
-            for part, (queries, scores, _, _) in zip(self._parts, self._views, strict=True):
-                scores.copy_(torch.bmm(queries, part.keys[layer]))  # into a slice it would be made row by row
+            for part, (scores, _) in zip(self._parts, self._views, strict=True):
+                if part.rows is None:
+                    scores.copy_(torch.bmm(queries, part.keys[layer]))  # into a slice it would be made row by row
+                else:
+                    found = torch.bmm(self._of(part.rows, queries), self._of(part.rows, part.keys[layer]))
+                    self._by_row(scores).index_copy_(0, part.rows, self._by_row(found))
         if self._mask is not None:
             self._masked.add_(self._mask)
         torch.softmax(self._scores, -1, out=self._weights)
-        _, _, weights, outputs = self._views[-1]  # the newest part is read by every row
-        torch.bmm(weights, self._parts[-1].values[layer], out=outputs)
-        for part, (_, _, weights, outputs) in zip(self._parts[:-1], self._views, strict=False):
-            outputs.baddbmm_(weights, part.values[layer])
+        torch.bmm(self._views[-1][1], self._parts[-1].values[layer], out=outputs)  # every row reads the newest part
+        for part, (_, weights) in zip(self._parts[:-1], self._views, strict=False):
+            if part.rows is None:
+                outputs.baddbmm_(weights, part.values[layer])
+            else:
+                found = torch.bmm(self._of(part.rows, weights), self._of(part.rows, part.values[layer]))
+                self._by_row(outputs).index_add_(0, part.rows, self._by_row(found))
+
+    def _by_row(self, states: torch.Tensor) -> torch.Tensor:
+        """``(r * K, ...)`` as ``(r, K, ...)``."""
+        return states.view(-1, self._n_key_heads, *states.shape[1:])
+
+    def _of(self, rows: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """``(r * K, ...)``: those of ``rows`` among ``(n * K, ...)``."""
+        return self._by_row(states).index_select(0, rows).flatten(0, 1)
 
 
 class BlockStep:
