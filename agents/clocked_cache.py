@@ -28,7 +28,8 @@ _NARROW, _WIDE = 32, 128
 #: Bytes of one column's keys in one layer from which rows are many: chunks are narrow then, and read whole.
 _MANY_BYTES = 2**14
 
-#: Share of the rows up to which those that reach back to a chunk are read apart, which copies what they hold of it.
+#: Where rows are many: the share of them up to which those that reach back to a chunk are read apart, which copies
+#: what they hold of it.
 _FEW = 0.3
 
 
@@ -122,7 +123,7 @@ class ClockedCache:
             if self._reads_whole:
                 start, stop = 0, self._width
             rows = None
-            if latest >= first + self._width and first + self._width <= self.column:
+            if self._reads_whole and latest >= first + self._width and first + self._width <= self.column:
                 reaching = np.flatnonzero(begins < first + self._width)
                 if len(reaching) <= n * _FEW:
                     rows = torch.from_numpy(reaching)
