@@ -62,6 +62,7 @@ def test_main_job_writes_its_report(tmp_path):
     assert (tmp_path / "out" / "seed_0" / "model" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_variants_go_on_where_they_stopped(tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks" / "variants.py"), "--tasks", "copy", "--output", "results"]
     command += ["--variants", "dapo", "ppo", "--seeds", "0", "--scale", "0.02", "--jobs", "1"]

@@ -177,7 +177,6 @@ else:
         ("stable_baselines3", "import llmgym.sb3", "sb3"),
         ("tyro", "from llmgym.cli import run_play; run_play([])", "agents"),
         ("torch,transformers", "from llmgym.play import PlayOptions, play; play(PlayOptions())", "agents"),
-        ("minari", "from llmgym.export import check_dataset_id; check_dataset_id('a-v0')", "minari"),
         ("h5py", "from llmgym.export import check_dataset_id; check_dataset_id('a-v0')", "minari"),
         ("PIL", "from llmgym.rendering import render_rgb; render_rgb([])", "render"),
         (

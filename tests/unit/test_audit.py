@@ -1007,6 +1007,7 @@ class Kept(gym.Wrapper):
         self.held = held
 
 
+@pytest.mark.slow
 def test_the_order_of_rewards_without_a_spec():
     rewards = {"correctness": 1.0, "format": 0.25}
     assert audit(Kept(sums(rewards=rewards, max_new_tokens=256), 3), n_problems=1)["order"].verdict is Verdict.PASS
