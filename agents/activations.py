@@ -131,6 +131,9 @@ class Activations:
         if longest > self._rows.shape[1]:
             more = ((0, 0), (0, longest))
             self._rows, self._ids = np.pad(self._rows, more), np.pad(self._ids, more)
+        for slot, holder, length in feed.joined:
+            self._rows[slot, :length] = self._rows[holder, :length]
+            self._ids[slot, :length] = self._ids[holder, :length]
         n = len(feed.singles)
         column = feed.lengths - 1
         for (singles, blocks), start in zip(feed.in_passes(), self._starts, strict=True):
@@ -185,15 +188,17 @@ class Activations:
         if not self.are_of(decoder):
             return None
         self.end()
-        of_responses = self._rows_of(transcripts(prompt_ids, prompt_lengths, response_ids, response_mask, prompt_index))
+        texts = transcripts(prompt_ids, prompt_lengths, response_ids, response_mask, prompt_index)
+        of_responses = self._rows_of(texts)
         if of_responses is None:
             return None
-        # Prompts that were read as one are one: their responses share them.
-        holders: dict[bytes, int] = {}
+        # Prompts that were read as one are one: their responses share them. Of one that was copied from another slot
+        # the last token was read once more, to the same numbers.
+        holders: dict[tuple[bytes, int], int] = {}
         lengths = prompt_lengths[prompt_index].tolist()
         same = [
-            holders.setdefault(rows[:length].tobytes(), row)
-            for row, (rows, length) in enumerate(zip(of_responses, lengths, strict=True))
+            holders.setdefault((rows[: max(length - 1, 1)].tobytes(), int(tokens[length - 1])), row)
+            for row, (rows, tokens, length) in enumerate(zip(of_responses, texts, lengths, strict=True))
         ]
         index = prompt_index[torch.tensor(same)]
         packing = pack(prompt_ids, prompt_lengths, response_ids, response_mask, index)

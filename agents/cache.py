@@ -11,7 +11,7 @@ One forward pass takes one of three plans::
     plan_decode    one token for each of the rows 0..n-1: keys and values are read in place, nothing is gathered
     plan_append    one or more tokens for a few rows, whatever they hold already
 
-``move`` and ``swap`` keep the rows in use next to each other, so that rows which wait cost nothing.
+``move`` keeps the rows in use next to each other, so that rows which wait cost nothing.
 
 Not for training: the cache is written in place and holds no gradient.
 """
@@ -220,25 +220,26 @@ class SlotCache(Cache):  # type: ignore[misc]
         """Forget every row; the memory is kept for what comes next."""
         self.lengths[:] = 0
 
-    def move(self, source: int, target: int) -> None:
-        """Row ``target`` becomes row ``source``, which is forgotten."""
-        length = int(self.lengths[source])
-        for layer in self.layers:
-            if layer.is_initialized:
-                for stored in (layer.keys, layer.values):
-                    stored[target, :, :length] = stored[source, :, :length]
-        self.lengths[target], self.lengths[source] = length, 0
+    def ages(self, n: int) -> IntArray:
+        """``(n,)``: all the same, since any order of rows will do."""
+        return np.zeros(n, dtype=np.int64)
 
-    def swap(self, a: int, b: int) -> None:
-        """Exchange two rows."""
-        width = int(max(self.lengths[a], self.lengths[b]))
+    def move(self, sources: IntArray, targets: IntArray) -> None:
+        """Rows ``targets`` become what rows ``sources`` were, all at once; both ``(n,)``, each row at most once."""
+        lengths = self.lengths[sources]
+        width, moved, places = int(lengths.max()), self._index(sources), self._index(targets)
         for layer in self.layers:
             if layer.is_initialized:
                 for stored in (layer.keys, layer.values):
-                    kept = stored[a, :, :width].clone()
-                    stored[a, :, :width] = stored[b, :, :width]
-                    stored[b, :, :width] = kept
-        self.lengths[[a, b]] = self.lengths[[b, a]]
+                    stored[places, :, :width] = stored[moved, :, :width]
+        self.lengths[targets] = lengths
+
+    def share(self, source: int, target: int, length: int) -> None:
+        """Row ``target`` becomes the first ``length`` tokens of row ``source``, which stays."""
+        for layer in self.layers:
+            for stored in (layer.keys, layer.values):
+                stored[target, :, :length] = stored[source, :, :length]
+        self.lengths[target] = length
 
     def _mask(self, positions: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
         width = self._plan.width

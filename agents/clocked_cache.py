@@ -28,10 +28,6 @@ _NARROW, _WIDE = 32, 128
 #: Bytes of one column's keys in one layer from which rows are many: chunks are narrow then, and read whole.
 _MANY_BYTES = 2**14
 
-#: Where rows are many: the share of them up to which those that reach back to a chunk are read apart, which copies
-#: what they hold of it.
-_FEW = 0.3
-
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -40,14 +36,14 @@ class Part:
     Attributes:
         column: The first column read.
         width: How many, ``w``.
-        rows: ``(r,)`` int64, ascending. The rows that are read, where they are few; ``None``: all ``n`` of them.
-        keys: Of each layer, ``(n * K, head_dim, w)``.
-        values: Of each layer, ``(n * K, w, head_dim)``.
+        n_rows: The first so many rows are read: of an old chunk those up to the last one that reaches back to it.
+        keys: Of each layer, ``(n_rows * K, head_dim, w)``.
+        values: Of each layer, ``(n_rows * K, w, head_dim)``.
     """
 
     column: int
     width: int
-    rows: torch.Tensor | None
+    n_rows: int
     keys: tuple[torch.Tensor, ...]
     values: tuple[torch.Tensor, ...]
 
@@ -116,19 +112,17 @@ class ClockedCache:
     def parts(self, n: int) -> list[Part]:
         """What a token of each of the rows ``0..n-1`` has to read, chunk by chunk."""
         begins = self.column - self.lengths[:n]
-        earliest, latest, parts = int(begins.min()), int(begins.max()), []
+        earliest, parts = int(begins.min()), []
         for index in range(earliest // self._width, self.column // self._width + 1):
             first = index * self._width
             start, stop = max(0, earliest - first), min(self._width, self.column + 1 - first)
             if self._reads_whole:
                 start, stop = 0, self._width
-            rows = None
-            if self._reads_whole and latest >= first + self._width and first + self._width <= self.column:
-                reaching = np.flatnonzero(begins < first + self._width)
-                if len(reaching) <= n * _FEW:
-                    rows = torch.from_numpy(reaching)
-            keys, values = self._chunks[index].read(n, start, stop)
-            parts.append(Part(first + start, stop - start, rows, keys, values))
+            n_rows = n
+            if self._reads_whole and first + self._width <= self.column:
+                n_rows = 1 + int(np.flatnonzero(begins < first + self._width)[-1])
+            keys, values = self._chunks[index].read(n_rows, start, stop)
+            parts.append(Part(first + start, stop - start, n_rows, keys, values))
         return parts
 
     def clear(self) -> None:
@@ -184,28 +178,35 @@ class ClockedCache:
         for chunk, start, stop, at in self._stretch(self.column + 1 - width, self.column + 1):
             chunk.states[:, :, :, :, start:stop].index_copy_(2, index, states[:, :, :, :, at : at + stop - start])
 
-    @torch.inference_mode()
-    def move(self, source: int, target: int) -> None:
-        """Row ``target`` becomes row ``source``, which is forgotten."""
-        for states in self._held(int(self.lengths[source])):
-            states[:, :, target] = states[:, :, source]
-        self.lengths[target], self.lengths[source] = self.lengths[source], 0
+    def ages(self, n: int) -> IntArray:
+        """``(n,)``: from how many chunks before the last one the rows ``0..n-1`` are read, where rows are many."""
+        if not self._reads_whole:
+            return np.zeros(n, dtype=np.int64)
+        ages: IntArray = len(self._chunks) - (self.column - self.lengths[:n]) // self._width
+        return ages
 
     @torch.inference_mode()
-    def swap(self, a: int, b: int) -> None:
-        """Exchange two rows."""
-        for states in self._held(int(max(self.lengths[a], self.lengths[b]))):
-            kept = states[:, :, a].clone()
-            states[:, :, a] = states[:, :, b]
-            states[:, :, b] = kept
-        self.lengths[[a, b]] = self.lengths[[b, a]]
+    def move(self, sources: IntArray, targets: IntArray) -> None:
+        """Rows ``targets`` become what rows ``sources`` were, all at once; both ``(n,)``, each row at most once."""
+        lengths = self.lengths[sources]
+        rows, places = torch.from_numpy(sources), torch.from_numpy(targets)
+        for chunk, start, stop, at in self._stretch(self.column - int(lengths.max()), self.column):
+            held = chunk.states[:, :, :, :, start:stop]
+            # Those that reach back so far.
+            held.index_copy_(2, places, held.index_select(2, rows))
+        self.lengths[targets] = lengths
 
-    def _held(self, length: int) -> list[torch.Tensor]:
-        """The columns that a row of ``length`` tokens lies in, chunk by chunk."""
-        return [
-            chunk.states[:, :, :, :, start:stop]
-            for chunk, start, stop, _ in self._stretch(self.column - length, self.column)
+    @torch.inference_mode()
+    def share(self, source: int, target: int, length: int) -> None:
+        """Row ``target`` becomes the first ``length`` tokens of row ``source``, which stays; before a step."""
+        begin = self.column - int(self.lengths[source])
+        pieces = [
+            chunk.states[:, :, source, :, start:stop] for chunk, start, stop, _ in self._stretch(begin, begin + length)
         ]
+        states = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=3)  # (n_layers, 2, K, length, head_dim)
+        for chunk, start, stop, at in self._stretch(self.column - length, self.column):
+            chunk.states[:, :, target, :, start:stop] = states[:, :, :, at : at + stop - start]
+        self.lengths[target] = length
 
     def _stretch(self, begin: int, end: int) -> Iterator[tuple[_Chunk, int, int, int]]:
         """Chunks that the columns from ``begin`` to ``end`` are in: from where to where, and how many came before."""

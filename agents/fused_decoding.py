@@ -108,6 +108,15 @@ class FusedDecoder:
         )
         return mine == theirs
 
+    @property
+    def version(self) -> int:
+        """Of the weights: another one after each change that autograd counts."""
+        embedding = self._decoder.embedding
+        return sum(self._counts()) + (0 if embedding.is_inference() else embedding._version)
+
+    def _counts(self) -> list[int]:
+        return [weight._version for weight in self._copied]
+
     @torch.inference_mode()
     def refresh(self, decoder: Decoder) -> None:
         """Take the weights anew."""
@@ -119,7 +128,7 @@ class FusedDecoder:
 
     def _prepare(self) -> None:
         decoder = self._decoder
-        self._versions = [weight._version for weight in self._copied]
+        self._versions = self._counts()
         self._layers = [self._prepared(index, layer) for index, layer in enumerate(decoder.layers)]
         assert decoder.head is not None
         # Not a copy: with a large vocabulary it would be most of the model.
@@ -162,7 +171,7 @@ class FusedDecoder:
     @torch.inference_mode()
     def advance(self, feed: Feed) -> tuple[torch.Tensor, torch.Tensor]:
         """Read ``feed``; see :meth:`~llmgym.agents.slots.SlotDecoder.advance`."""
-        if self._versions != [weight._version for weight in self._copied]:
+        if self._versions != self._counts():
             self._prepare()
         self.cache.open(int(feed.lengths.max()))
         passes = [self._pass(singles, blocks) for singles, blocks in feed.in_passes()]

@@ -370,7 +370,7 @@ class Policy(TokenDistribution):
             self._grammar.use(self.tokenizer, self.n_actions)
             self._grammar.read_slots(ids, lengths, live, fresh, restarted, turn_starts)
         try:
-            feed = next_feed(slots, ids, lengths, np.flatnonzero(fresh))
+            feed = next_feed(slots, ids, lengths, np.flatnonzero(fresh), decoder.version)
             acting = slots.slot[: slots.n_rows]
             actions[acting], logprobs[acting] = self._choose(decoder, feed, acting, uniforms)
         except BaseException:

@@ -30,21 +30,20 @@ class DecodeStep:
     """
 
     def __init__(self, cache: ClockedCache, queries: torch.Tensor, outputs: torch.Tensor) -> None:
-        self._n_key_heads = cache.n_key_heads
-        n = len(queries) // self._n_key_heads
+        n = len(queries) // cache.n_key_heads
         self._parts = cache.parts(n)
         self._mask = cache.mask(n, self._parts)
         self._queries, self._outputs = queries, outputs
         shape = (*queries.shape[:2], sum(part.width for part in self._parts))
         self._scores, self._weights = queries.new_empty(shape), queries.new_empty(shape)
         self._masked = self._scores.view(n, -1, shape[2])
-        self._views, at = [], 0  # scores and weights of each part
+        self._views, at = [], 0  # of each part: queries, scores, weights and outputs
         for part in self._parts:
-            scores, weights = (of[:, :, at : at + part.width] for of in (self._scores, self._weights))
-            if part.rows is not None:  # no layer writes what is left, and the mask is added to it
-                scores.fill_(0.0)
-            self._views.append((scores, weights))
-            at += part.width
+            read, here = part.n_rows * cache.n_key_heads, slice(at, at + part.width)
+            self._scores[read:, :, here] = 0.0  # no layer writes what is not read, and the mask is added to it
+            views = (queries[:read], self._scores[:read, :, here], self._weights[:read, :, here], outputs[:read])
+            self._views.append(views)
+            at = here.stop
 
     def attend(self, layer: int) -> None:
         """``outputs = softmax(queries keys^T + mask) values`` with what is stored of a layer, up to the open column."""
@@ -52,30 +51,14 @@ class DecodeStep:
         if len(self._parts) == 1:
             torch.bmm(queries, self._parts[0].keys[layer], out=self._scores)
         else:
-            for part, (scores, _) in zip(self._parts, self._views, strict=True):
-                if part.rows is None:
-                    scores.copy_(torch.bmm(queries, part.keys[layer]))  # into a slice it would be made row by row
-                else:
-                    found = torch.bmm(self._of(part.rows, queries), self._of(part.rows, part.keys[layer]))
-                    self._by_row(scores).index_copy_(0, part.rows, self._by_row(found))
+            for part, (asked, scores, _, _) in zip(self._parts, self._views, strict=True):
+                scores.copy_(torch.bmm(asked, part.keys[layer]))  # into a slice it would be made row by row
         if self._mask is not None:
             self._masked.add_(self._mask)
         torch.softmax(self._scores, -1, out=self._weights)
-        torch.bmm(self._views[-1][1], self._parts[-1].values[layer], out=outputs)  # every row reads the newest part
-        for part, (_, weights) in zip(self._parts[:-1], self._views, strict=False):
-            if part.rows is None:
-                outputs.baddbmm_(weights, part.values[layer])
-            else:
-                found = torch.bmm(self._of(part.rows, weights), self._of(part.rows, part.values[layer]))
-                self._by_row(outputs).index_add_(0, part.rows, self._by_row(found))
-
-    def _by_row(self, states: torch.Tensor) -> torch.Tensor:
-        """``(r * K, ...)`` as ``(r, K, ...)``."""
-        return states.view(-1, self._n_key_heads, *states.shape[1:])
-
-    def _of(self, rows: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        """``(r * K, ...)``: those of ``rows`` among ``(n * K, ...)``."""
-        return self._by_row(states).index_select(0, rows).flatten(0, 1)
+        torch.bmm(self._views[-1][2], self._parts[-1].values[layer], out=outputs)  # every row reads the newest part
+        for part, (_, _, weights, answered) in zip(self._parts[:-1], self._views, strict=False):
+            answered.baddbmm_(weights, part.values[layer])
 
 
 class BlockStep:

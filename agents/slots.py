@@ -10,7 +10,7 @@ Not for keys and values: see :mod:`llmgym.agents.cache` and :mod:`llmgym.agents.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ import torch
 from llmgym.errors import InvalidActionError
 
 IntArray = npt.NDArray[np.int64]
+
+#: What a transcript began with: the version of the weights, and its tokens.
+_Began = tuple[int, bytes]
 
 #: Prompt tokens in one forward pass while acting: more would only cost memory.
 _PREFILL_TOKENS = 16_384
@@ -36,11 +39,14 @@ class RowStore(Protocol):
     def clear(self) -> None:
         """Forget every row."""
 
-    def move(self, source: int, target: int) -> None:
-        """Row ``target`` becomes row ``source``, which is forgotten."""
+    def ages(self, n: int) -> IntArray:
+        """``(n,)``: rows of greater age had better come before others."""
 
-    def swap(self, a: int, b: int) -> None:
-        """Exchange two rows."""
+    def move(self, sources: IntArray, targets: IntArray) -> None:
+        """Rows ``targets`` become what rows ``sources`` were, all at once; both ``(n,)``, each row at most once."""
+
+    def share(self, source: int, target: int, length: int) -> None:
+        """Row ``target`` becomes the first ``length >= 1`` tokens of row ``source``, which stays."""
 
 
 class SlotRows:
@@ -52,25 +58,33 @@ class SlotRows:
         self.n_rows = 0
         self.row: IntArray = np.full(n_slots, -1, dtype=np.int64)  # of each slot; -1: none
         self.slot: IntArray = np.full(n_slots, -1, dtype=np.int64)  # of each row
+        self._began: dict[int, _Began] = {}  # of each slot
+        self._holders: dict[_Began, set[int]] = {}  # slots by what they began with
 
     def release(self, slots: IntArray) -> None:
-        """Give up the rows of ``slots``; the last rows in use move into the gaps."""
-        # From the last row down: a row that moves is never one that is about to be given up.
-        for gap in sorted(self.row[slots].tolist(), reverse=True):
-            last = self.n_rows - 1
-            self.row[self.slot[gap]] = -1
-            if gap != last:
-                self.cache.move(last, gap)
-                moved = self.slot[last]
-                self.slot[gap], self.row[moved] = moved, gap
-            self.slot[last], self.cache.lengths[last] = -1, 0
-            self.n_rows = last
+        """Give up the rows of ``slots``; others move into the gaps."""
+        if not len(slots):
+            return
+        stays = np.ones(self.n_rows, dtype=bool)
+        stays[self.row[slots]] = False
+        rows = np.flatnonzero(stays)
+        self._move(*_in_order(rows, self.cache.ages(self.n_rows)[rows]))
+        self.row[slots] = -1
+        self.slot[len(rows) : self.n_rows], self.cache.lengths[len(rows) : self.n_rows] = -1, 0
+        self.n_rows = len(rows)
+        for slot in slots.tolist():
+            began = self._began.pop(slot)
+            self._holders[began].discard(slot)
+            if not self._holders[began]:
+                del self._holders[began]
 
     def release_all(self) -> None:
         """Give up every row; the memory is kept for what comes next."""
         self.row[:], self.slot[:] = -1, -1
         self.cache.clear()
         self.n_rows = 0
+        self._began.clear()
+        self._holders.clear()
 
     def claim(self, slots: IntArray) -> IntArray:
         """New rows for ``slots``, in order, after those in use."""
@@ -79,16 +93,53 @@ class SlotRows:
         self.n_rows += len(slots)
         return rows
 
+    def note(self, slot: int, began: _Began) -> None:
+        """What the transcript of a slot begins with; until it gives up its row, others may :meth:`join` it."""
+        self._began[slot] = began
+        self._holders.setdefault(began, set()).add(slot)
+
+    def join(self, slot: int, began: _Began, length: int) -> int | None:
+        """Give ``slot`` a row with all but the last of the ``length`` tokens that another slot's transcript began with.
+
+        Returns:
+            The other slot; ``None``: there is none, and nothing is done.
+        """
+        holders = self._holders.get(began)
+        if not holders:
+            return None
+        holder = next(iter(holders))
+        self.claim(np.array([slot]))
+        self.cache.share(int(self.row[holder]), int(self.row[slot]), length - 1)
+        self.note(slot, began)
+        return holder
+
     def put_first(self, wanted: npt.NDArray[np.bool_]) -> int:
         """Order the rows in use so that the ``wanted`` ones ``(n_rows,)`` come first; return how many they are."""
         n_wanted = int(wanted.sum())
         misplaced = np.flatnonzero(wanted[n_wanted:]) + n_wanted
         gaps = np.flatnonzero(~wanted[:n_wanted])
-        for a, b in zip(gaps.tolist(), misplaced.tolist(), strict=True):
-            self.cache.swap(a, b)
-            self.slot[[a, b]] = self.slot[[b, a]]
-            self.row[self.slot[[a, b]]] = [a, b]
+        self._move(np.concatenate([misplaced, gaps]), np.concatenate([gaps, misplaced]))
         return n_wanted
+
+    def _move(self, sources: IntArray, targets: IntArray) -> None:
+        if len(sources):
+            self.cache.move(sources, targets)
+            moved = self.slot[sources]
+            self.slot[targets], self.row[moved] = moved, targets
+
+
+def _in_order(rows: IntArray, ages: IntArray) -> tuple[IntArray, IntArray]:
+    """Sources and targets of the moves after which ``rows`` ``(n,)`` are ``0..n-1``, those of greater age first.
+
+    As few as that takes: a row stays where one of its age belongs.
+    """
+    wanted = -np.sort(-ages)
+    stays = rows < len(rows)
+    stays[stays] = ages[stays] == wanted[rows[stays]]
+    free = np.ones(len(rows), dtype=bool)
+    free[rows[stays]] = False
+    oldest_first = np.argsort(-ages[~stays], kind="stable")
+    return rows[~stays][oldest_first], np.flatnonzero(free)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +164,20 @@ class Block:
     seen: IntArray
 
 
+class Joined(NamedTuple):
+    """A slot whose transcript begins with what another slot's began with: its row has that already.
+
+    Attributes:
+        slot: Which began.
+        holder: The other one.
+        length: Tokens that were copied: all of the transcript but the last one, which is fed like any single token.
+    """
+
+    slot: int
+    holder: int
+    length: int
+
+
 @dataclass(frozen=True, slots=True)
 class Feed:
     """The new tokens of every row in use.
@@ -124,6 +189,7 @@ class Feed:
         last: ``(n_rows,)`` int64. The last token of each row.
         index: ``(n_rows,)`` int64. Where the result of each row is found among those of the singles and of the
             sequences of each block, one after the other. ``None``: in order.
+        joined: Slots that began in this step and need not be fed all that they began with.
     """
 
     singles: IntArray
@@ -131,6 +197,7 @@ class Feed:
     lengths: IntArray
     last: IntArray
     index: IntArray | None
+    joined: list[Joined]
 
     def in_passes(self) -> list[tuple[IntArray, list[Block]]]:
         """Singles and blocks as they may go through the model together; at least one pass."""
@@ -152,6 +219,10 @@ class SlotDecoder(Protocol):
     def cache(self) -> RowStore:
         """What it remembers of the rows."""
 
+    @property
+    def version(self) -> int:
+        """Of the weights: another one after each change that autograd counts."""
+
     def advance(self, feed: Feed) -> tuple[torch.Tensor, torch.Tensor]:
         """Read ``feed``.
 
@@ -161,18 +232,34 @@ class SlotDecoder(Protocol):
         """
 
 
-def next_feed(slots: SlotRows, ids: npt.NDArray[Any], lengths: IntArray, fresh: IntArray) -> Feed:
+def next_feed(
+    slots: SlotRows, ids: npt.NDArray[Any], lengths: IntArray, fresh: IntArray, version: int = 0
+) -> Feed:
     """What the rows in use have not seen yet, and the whole transcripts of ``fresh`` slots, which get rows.
+
+    A transcript that another slot's began with, as the responses of a group do, is copied from there.
 
     Args:
         slots: Of all that go on; those that restarted, and those that wait, have given up their rows.
         ids: ``(N, width)``. The transcripts.
         lengths: ``(N,)`` int64.
         fresh: ``(n,)`` int64. Slots without a row that are to have one.
+        version: Of the weights: what was computed with others is not copied.
 
     Raises:
         InvalidActionError: If a slot that goes on shows no new token.
     """
+    began = [(version, ids[slot, : lengths[slot]].tobytes()) for slot in fresh.tolist()]
+    joined = []
+    for slot, transcript in zip(fresh.tolist(), began, strict=True):
+        length = int(lengths[slot])
+        holder = slots.join(slot, transcript, length) if length > 1 else None
+        if holder is not None:
+            joined.append(Joined(slot, holder, length - 1))
+    if joined:
+        has_row = slots.row[fresh] >= 0
+        began = [transcript for transcript, has in zip(began, has_row, strict=True) if not has]
+        fresh = fresh[~has_row]
     n_held = slots.n_rows
     held = slots.slot[:n_held]
     counts = lengths[held] - slots.cache.lengths[:n_held]
@@ -192,14 +279,14 @@ def next_feed(slots: SlotRows, ids: npt.NDArray[Any], lengths: IntArray, fresh: 
     if n_single < n_held:
         blocks.append(_appended(slots, ids, lengths, np.arange(n_single, n_held)))
     if len(fresh):
-        source, entered = _entered(slots, ids, lengths, fresh)
+        source, entered = _entered(slots, ids, lengths, fresh, began)
         blocks += entered
         if source.max() + 1 < len(source):
             index = np.concatenate([np.arange(n_held), n_held + source])
     acting = slots.slot[: slots.n_rows]
     ends = lengths[acting]
     last = ids[acting, ends - 1].astype(np.int64)
-    return Feed(last[:n_single], blocks, ends, last, index)
+    return Feed(last[:n_single], blocks, ends, last, index, joined)
 
 
 def _appended(slots: SlotRows, ids: npt.NDArray[Any], lengths: IntArray, rows: IntArray) -> Block:
@@ -212,11 +299,13 @@ def _appended(slots: SlotRows, ids: npt.NDArray[Any], lengths: IntArray, rows: I
 
 
 def _entered(
-    slots: SlotRows, ids: npt.NDArray[Any], lengths: IntArray, fresh: IntArray
+    slots: SlotRows, ids: npt.NDArray[Any], lengths: IntArray, fresh: IntArray, began: list[_Began]
 ) -> tuple[IntArray, list[Block]]:
     """Whole transcripts for slots that restarted: which of the distinct ones is that of each, and blocks of them."""
-    place: dict[bytes, int] = {}
-    source = np.array([place.setdefault(ids[s, : lengths[s]].tobytes(), len(place)) for s in fresh])
+    place: dict[_Began, int] = {}
+    source = np.array([place.setdefault(transcript, len(place)) for transcript in began])
+    for slot, transcript in zip(fresh.tolist(), began, strict=True):
+        slots.note(slot, transcript)
     distinct = fresh[np.unique(source, return_index=True)[1]]
     rows = slots.claim(fresh)
     chunk = max(1, _PREFILL_TOKENS // int(lengths[distinct].max()))
