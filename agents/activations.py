@@ -131,9 +131,10 @@ class Activations:
         if longest > self._rows.shape[1]:
             more = ((0, 0), (0, longest))
             self._rows, self._ids = np.pad(self._rows, more), np.pad(self._ids, more)
-        for slot, holder, length in feed.joined:
-            self._rows[slot, :length] = self._rows[holder, :length]
-            self._ids[slot, :length] = self._ids[holder, :length]
+        for joined in feed.joined:
+            copied = slice(joined.length)
+            self._rows[joined.slot, copied] = self._rows[joined.holder, copied]
+            self._ids[joined.slot, copied] = self._ids[joined.holder, copied]
         n = len(feed.singles)
         column = feed.lengths - 1
         for (singles, blocks), start in zip(feed.in_passes(), self._starts, strict=True):

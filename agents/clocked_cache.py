@@ -3,7 +3,7 @@
 Rows of unequal length differ in where they begin: whatever their lengths are, the tokens of one step are written to
 one column, a slice and not a scatter. A column is no position (the rotary embedding has those), so a row may lie
 anywhere. The chunks in use are a window that moves on with the clock: a chunk that no row reaches back to is used
-again at the other end, and of an old chunk what few rows hold that reach back to it is read apart.
+again at the other end. Rows that reach back far come before others, so that of an old chunk the first rows are read.
 
 What decides the layout is how the memory of a CPU is read: many slots do not fit into its caches, and a row whose
 columns do not fill their allocation makes its prefetcher start anew at each row, at about three times the time. So
@@ -179,7 +179,7 @@ class ClockedCache:
             chunk.states[:, :, :, :, start:stop].index_copy_(2, index, states[:, :, :, :, at : at + stop - start])
 
     def ages(self, n: int) -> IntArray:
-        """``(n,)``: from how many chunks before the last one the rows ``0..n-1`` are read, where rows are many."""
+        """``(n,)``: in how many chunks each of the rows ``0..n-1`` lies; all the same where rows are few."""
         if not self._reads_whole:
             return np.zeros(n, dtype=np.int64)
         ages: IntArray = len(self._chunks) - (self.column - self.lengths[:n]) // self._width
@@ -190,9 +190,8 @@ class ClockedCache:
         """Rows ``targets`` become what rows ``sources`` were, all at once; both ``(n,)``, each row at most once."""
         lengths = self.lengths[sources]
         rows, places = torch.from_numpy(sources), torch.from_numpy(targets)
-        for chunk, start, stop, at in self._stretch(self.column - int(lengths.max()), self.column):
+        for chunk, start, stop, _ in self._stretch(self.column - int(lengths.max()), self.column):
             held = chunk.states[:, :, :, :, start:stop]
-            # Those that reach back so far.
             held.index_copy_(2, places, held.index_select(2, rows))
         self.lengths[targets] = lengths
 

@@ -232,9 +232,7 @@ class SlotDecoder(Protocol):
         """
 
 
-def next_feed(
-    slots: SlotRows, ids: npt.NDArray[Any], lengths: IntArray, fresh: IntArray, version: int = 0
-) -> Feed:
+def next_feed(slots: SlotRows, ids: npt.NDArray[Any], lengths: IntArray, fresh: IntArray, version: int = 0) -> Feed:
     """What the rows in use have not seen yet, and the whole transcripts of ``fresh`` slots, which get rows.
 
     A transcript that another slot's began with, as the responses of a group do, is copied from there.

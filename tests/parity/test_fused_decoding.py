@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -16,8 +18,9 @@ from llmgym.agents.critics import ValueHead  # noqa: E402
 from llmgym.agents.fused_decoding import FusedDecoder  # noqa: E402
 from llmgym.agents.module_decoding import ModuleDecoder  # noqa: E402
 from llmgym.agents.policies import Policy  # noqa: E402
+from llmgym.agents.slots import Feed, _in_order  # noqa: E402
 from llmgym.errors import NotFiniteError  # noqa: E402
-from tests.parity.test_policy_parity import SMALL, V, observe  # noqa: E402
+from tests.parity.test_policy_parity import SMALL, V, full_logprobs, observe  # noqa: E402
 
 WITH_BIASES = SMALL | {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True, "head_dim": 6}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -51,6 +54,7 @@ def play_both(policies: list[Policy], n_steps: int, seed: int) -> list[list[Any]
     """Seven slots through restarts, waits and appended texts of all lengths; what each policy gave in each step."""
     rng, n = np.random.default_rng(seed), 7
     transcripts: list[list[int]] = [[] for _ in range(n)]
+    prompts: list[list[int]] = [[] for _ in range(n)]
     waiting, seen = np.zeros(n, dtype=bool), []
     for step in range(n_steps):
         restarted = np.array([step == 0 or (len(t) > 30 or rng.random() < 0.12) for t in transcripts])
@@ -64,6 +68,12 @@ def play_both(policies: list[Policy], n_steps: int, seed: int) -> list[list[Any]
             for slot in group:
                 transcripts[slot] = list(transcripts[group[0]])
             restarted[group], waiting[group] = True, False
+        if step and rng.random() < 0.4:  # a slot begins with what another one began with, which goes on
+            slot, other = rng.choice(n, size=2, replace=False)
+            transcripts[slot] = list(prompts[other])
+            restarted[slot], waiting[slot] = True, False
+        for slot in np.flatnonzero(restarted):
+            prompts[slot] = list(transcripts[slot])
         given = [policy.act(observe(transcripts, 64), restarted, waiting) for policy in policies]
         seen.append(
             [(actions, logprobs, p.last_values) for (actions, logprobs), p in zip(given, policies, strict=True)]
@@ -91,6 +101,65 @@ def test_both_decoders_play_the_same_episodes(name: str, layout: str, monkeypatc
         assert np.abs(values - their_values).max() < 2e-6
     assert isinstance(policies[0]._decoder, FusedDecoder)
     assert isinstance(policies[1]._decoder, ModuleDecoder)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_prompt_is_copied_from_a_slot_that_began_with_it(fused: bool) -> None:
+    policy = Policy(make_model("qwen3"), fused=fused)
+    fed: list[Feed] = []
+    decoder = policy._memory(3)[1]
+    advance = decoder.advance
+    decoder.advance = lambda feed: fed.append(feed) or advance(feed)  # type: ignore[method-assign]
+    transcripts = [[3, 4, 5, 6], [7, 8], [9]]
+    policy.act(observe(transcripts))
+    for transcript in transcripts:
+        transcript.append(10)
+    transcripts[1] = [3, 4, 5, 6]
+    actions, logprobs = policy.act(observe(transcripts), np.array([False, True, False]))
+    assert fed[1].joined == [(1, 0, 3)]
+    assert not fed[1].blocks
+    assert logprobs[1] == pytest.approx(float(full_logprobs(policy.model, transcripts[1])[-1, actions[1]]), abs=1e-6)
+
+    with torch.no_grad():  # with other weights it is other keys and values
+        for parameter in policy.model.parameters():
+            parameter.mul_(1.1)
+    for slot in range(3):
+        transcripts[slot].append(int(actions[slot]))
+    transcripts[2] = [3, 4, 5, 6]
+    actions, logprobs = policy.act(observe(transcripts), np.array([False, False, True]))
+    assert not fed[2].joined
+    assert logprobs[2] == pytest.approx(float(full_logprobs(policy.model, transcripts[2])[-1, actions[2]]), abs=1e-6)
+
+
+def test_of_an_old_chunk_only_rows_that_reach_back_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slots that restart come last, and an old row moves to where another one was, never a young one."""
+    narrow(monkeypatch)
+    policy = Policy(make_model("llama", torch.float32))
+    transcripts = [[3, 4, 5] for _ in range(6)]
+    restarted = np.ones(6, dtype=bool)
+    for step in range(9):
+        policy.act(observe(transcripts), restarted, np.arange(6) == (1 if step == 8 else -1))
+        restarted = np.zeros(6, dtype=bool)
+        if step == 6:
+            restarted[[0, 3]] = True
+        for slot in range(6):
+            transcripts[slot] = [7] if restarted[slot] else [*transcripts[slot], 3]
+    slots, cache = policy._slots, policy._decoder.cache
+    assert slots.slot.tolist() == [4, 5, 2, 3, 0, -1]
+    assert [part.n_rows for part in cache.parts(5)] == [3, 3, 5]
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 3)), max_size=12))
+def test_rows_move_into_order(drawn: list[tuple[bool, int]]) -> None:
+    ages = np.array([age for _, age in drawn], dtype=np.int64)
+    rows = np.flatnonzero([kept for kept, _ in drawn])
+    sources, targets = _in_order(rows, ages[rows])
+    places = {row: row for row in rows.tolist()} | dict(zip(sources.tolist(), targets.tolist(), strict=True))
+    assert sorted(places.values()) == list(range(len(rows)))
+    in_order = [ages[row] for row in sorted(places, key=places.__getitem__)]
+    assert in_order == sorted(in_order, reverse=True)
+    # None moves in vain: a row that moved had no place where one of its age belongs.
+    assert all(row >= len(rows) or ages[row] != in_order[row] for row in sources.tolist())
 
 
 def test_a_long_run_of_short_episodes_stays_in_the_same_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,6 +103,37 @@ def test_the_same_gradient(name: str, short: int, found: list[bool], monkeypatch
     assert results[0][1].abs().max() > 0.1
 
 
+@pytest.mark.parametrize("length", [1, 2, 5])
+def test_a_prompt_that_was_copied_from_another_slot(length: int, found: list[bool]) -> None:
+    """Responses of a group that begin at different times; a slot begins anew with what it began with before."""
+    results = []
+    for keep in (True, False):
+        policy, prompt = Policy(make_model("qwen3"), seed=3), [3, 4, 5, 6, 7][:length]
+        transcripts, ended = [list(prompt), [9, 8], list(prompt)], []
+        restarted, waiting = np.array([True, True, False]), np.array([False, False, True])
+        with policy.keeping_activations() if keep else nullcontext():
+            for step in range(7):
+                actions, _ = policy.act(observe(transcripts), restarted, waiting)
+                for slot in np.flatnonzero(~waiting):
+                    transcripts[slot].append(int(actions[slot]))
+                restarted, waiting = np.array([step == 3, False, step == 1]), np.array([False, False, step < 1])
+                if step == 3:
+                    ended.append(transcripts[0])
+                    transcripts[0] = list(prompt)
+        prompts, lengths = torch.zeros(2, 5, dtype=torch.long), torch.tensor([length, 2])
+        prompts[0, :length], prompts[1, :2] = torch.tensor(prompt), torch.tensor([9, 8])
+        index, texts = torch.tensor([0, 0, 0, 1]), [*ended, transcripts[0], transcripts[2], transcripts[1]]
+        responses, mask = torch.zeros(4, 7, dtype=torch.long), torch.zeros(4, 7, dtype=torch.bool)
+        for row, text in enumerate(texts):
+            written = text[int(lengths[index[row]]) :]
+            responses[row, : len(written)], mask[row, : len(written)] = torch.tensor(written), True
+        assert mask.sum(1).tolist() == [4, 3, 5, 7]
+        options = {"prompt_index": index, "allowed": None}
+        results.append(learn(policy, Played((prompts, lengths, responses, mask), options, None)))
+    assert found == [True, False]
+    assert_same(*results)
+
+
 @pytest.mark.parametrize("rows", [[0], [2, 3], [5, 1, 0], [3, 3]])
 def test_some_of_the_responses(rows: list[int], found: list[bool]) -> None:
     policy = Policy(make_model("qwen2"), seed=3)
