@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from llmgym.errors import InvalidOptionError
@@ -67,7 +68,9 @@ class AgentConfig:
     keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
-        """Refuse numbers that cannot work."""
+        """Refuse numbers that cannot work; a ``Path`` is written down as text."""
+        if self.run_dir is not None:
+            object.__setattr__(self, "run_dir", os.fspath(self.run_dir))
         for name, (holds, rule) in self.rules().items():
             if not holds:
                 raise InvalidOptionError(f"Expected {name} to be {rule}, actual: {getattr(self, name)!r}. Change it.")

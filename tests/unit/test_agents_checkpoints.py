@@ -57,9 +57,8 @@ BUDGET = 300  # timesteps: five iterations or so
 
 
 def make_agent(run_dir: Path | None = None, **overrides: Any) -> GRPO:
-    folder = None if run_dir is None else str(run_dir)
     model = tiny_llama(VOCABULARY)
-    return GRPO(model, "llmgym/Copy-v0", SMALL, env_kwargs={"n_symbols": 5}, run_dir=folder, **overrides)
+    return GRPO(model, "llmgym/Copy-v0", SMALL, env_kwargs={"n_symbols": 5}, run_dir=run_dir, **overrides)
 
 
 def make_ppo(run_dir: Path, **overrides: Any) -> PPO:
