@@ -194,11 +194,11 @@ class Activations:
         if of_responses is None:
             return None
         # Prompts that were read as one are one: their responses share them. Of one that was copied from another slot
-        # the last token was read once more, to the same numbers.
-        holders: dict[tuple[bytes, int], int] = {}
+        # the last token was read once more, to the same numbers up to rounding.
+        holders: dict[tuple[bytes, int, int], int] = {}
         lengths = prompt_lengths[prompt_index].tolist()
         same = [
-            holders.setdefault((rows[: max(length - 1, 1)].tobytes(), int(tokens[length - 1])), row)
+            holders.setdefault((rows[: max(length - 1, 1)].tobytes(), length, int(tokens[length - 1])), row)
             for row, (rows, tokens, length) in enumerate(zip(of_responses, texts, lengths, strict=True))
         ]
         index = prompt_index[torch.tensor(same)]
@@ -208,7 +208,7 @@ class Activations:
         return self._pass(packing, np.concatenate(of_responses)[starts + packing.positions.numpy()])
 
     def _rows_of(self, tokens: list[IntArray]) -> list[IntArray] | None:
-        """Rows of each transcript; where one was played twice, each of the two has rows of its own."""
+        """Rows of each transcript; where one was played twice, each of the two has those of its own playing."""
         found, n_given = [], dict[bytes, int]()
         for transcript in tokens:
             key = _key(transcript)

@@ -11,7 +11,7 @@ One forward pass takes one of three plans::
     plan_decode    one token for each of the rows 0..n-1: keys and values are read in place, nothing is gathered
     plan_append    one or more tokens for a few rows, whatever they hold already
 
-``move`` keeps the rows in use next to each other, so that rows which wait cost nothing.
+``move`` keeps the rows in use next to each other, so that rows which wait cost nothing; ``share`` copies a prompt.
 
 Not for training: the cache is written in place and holds no gradient.
 """

@@ -110,7 +110,7 @@ class FusedDecoder:
 
     @property
     def version(self) -> int:
-        """Of the weights: another one after each change that autograd counts."""
+        """Of the weights that keys and values come from: another one after each change that autograd counts."""
         embedding = self._decoder.embedding
         return sum(self._counts()) + (0 if embedding.is_inference() else embedding._version)
 

@@ -29,12 +29,11 @@ class ModuleDecoder:
         self.cache = SlotCache(config, n_rows, dtype=model.dtype, device=model.device)
 
         self._made_for = (model.dtype, model.device)
-        self._weights = [weight for weight in model.parameters() if not weight.is_inference()]
 
     @property
     def version(self) -> int:
         """Of the weights: another one after each change that autograd counts."""
-        return sum(weight._version for weight in self._weights)
+        return sum(weight._version for weight in self.model.parameters() if not weight.is_inference())
 
     def fits(self, model: PreTrainedModel) -> bool:
         """Whether what is stored has the model's precision, on its device."""

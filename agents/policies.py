@@ -323,7 +323,7 @@ class Policy(TokenDistribution):
         """Choose the next token of every slot that does not wait.
 
         Only tokens that the policy has not seen yet go through the model: its own last action, what the environment
-        wrote after it, or the whole transcript of a slot that restarted.
+        wrote after it, or the transcript of a slot that restarted, unless another slot that goes on began with it too.
 
         Args:
             observations: ``input_ids`` and ``attention_mask``, ``(N, width)`` each, padded right.
@@ -370,7 +370,8 @@ class Policy(TokenDistribution):
             self._grammar.use(self.tokenizer, self.n_actions)
             self._grammar.read_slots(ids, lengths, live, fresh, restarted, turn_starts)
         try:
-            feed = next_feed(slots, ids, lengths, np.flatnonzero(fresh), decoder.version)
+            new = np.flatnonzero(fresh)
+            feed = next_feed(slots, ids, lengths, new, decoder.version if len(new) else 0)
             acting = slots.slot[: slots.n_rows]
             actions[acting], logprobs[acting] = self._choose(decoder, feed, acting, uniforms)
         except BaseException:

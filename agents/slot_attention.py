@@ -40,7 +40,8 @@ class DecodeStep:
         self._views, at = [], 0  # of each part: queries, scores, weights and outputs
         for part in self._parts:
             read, here = part.n_rows * cache.n_key_heads, slice(at, at + part.width)
-            self._scores[read:, :, here] = 0.0  # no layer writes what is not read, and the mask is added to it
+            if part.n_rows < n:  # no layer writes what is not read, and the mask is added to it
+                self._scores[read:, :, here] = 0.0
             views = (queries[:read], self._scores[:read, :, here], self._weights[:read, :, here], outputs[:read])
             self._views.append(views)
             at = here.stop

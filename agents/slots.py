@@ -165,12 +165,12 @@ class Block:
 
 
 class Joined(NamedTuple):
-    """A slot whose transcript begins with what another slot's began with: its row has that already.
+    """A slot that begins with what another slot began with: its row has that already, but for the last token.
 
     Attributes:
         slot: Which began.
         holder: The other one.
-        length: Tokens that were copied: all of the transcript but the last one, which is fed like any single token.
+        length: Tokens that were copied.
     """
 
     slot: int
@@ -232,22 +232,23 @@ class SlotDecoder(Protocol):
         """
 
 
-def next_feed(slots: SlotRows, ids: npt.NDArray[Any], lengths: IntArray, fresh: IntArray, version: int = 0) -> Feed:
-    """What the rows in use have not seen yet, and the whole transcripts of ``fresh`` slots, which get rows.
+def next_feed(slots: SlotRows, ids: npt.NDArray[Any], lengths: IntArray, fresh: IntArray, version: int) -> Feed:
+    """What the rows in use have not seen yet, and the transcripts of ``fresh`` slots, which get rows.
 
-    A transcript that another slot's began with, as the responses of a group do, is copied from there.
+    A transcript that another slot began with, as the responses of a group do, is copied from there but for its last
+    token, which is fed like any single one.
 
     Args:
         slots: Of all that go on; those that restarted, and those that wait, have given up their rows.
         ids: ``(N, width)``. The transcripts.
         lengths: ``(N,)`` int64.
         fresh: ``(n,)`` int64. Slots without a row that are to have one.
-        version: Of the weights: what was computed with others is not copied.
+        version: Of the weights: what was computed with others is not copied. Not read where no slot is fresh.
 
     Raises:
         InvalidActionError: If a slot that goes on shows no new token.
     """
-    began = [(version, ids[slot, : lengths[slot]].tobytes()) for slot in fresh.tolist()]
+    began = [(version, ids[slot, : lengths[slot]].astype(np.int64).tobytes()) for slot in fresh.tolist()]
     joined = []
     for slot, transcript in zip(fresh.tolist(), began, strict=True):
         length = int(lengths[slot])

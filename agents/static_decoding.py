@@ -41,7 +41,8 @@ _WARM_UP = 3
 class StaticDecoder(ModuleDecoder):
     """Feeds a known architecture token by token; see :class:`~llmgym.agents.slots.SlotDecoder`.
 
-    Weights are read where the model has them: an optimiser that changes them in place needs to tell nobody.
+    Weights are read where the model has them: an optimiser that changes them in place, as autograd counts it, needs to
+    tell nobody.
 
     Args:
         model: With attention that takes a 4-D mask.

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from llmgym.agents import clocked_cache  # noqa: E402
+from llmgym.agents import clocked_cache, slots  # noqa: E402
 from llmgym.agents.critics import ValueHead  # noqa: E402
 from llmgym.agents.fused_decoding import FusedDecoder  # noqa: E402
 from llmgym.agents.module_decoding import ModuleDecoder  # noqa: E402
@@ -91,6 +91,17 @@ def test_both_decoders_play_the_same_episodes(name: str, layout: str, monkeypatc
     if layout == "narrow":
         narrow(monkeypatch)
     policies = [Policy(make_model(name), seed=5, fused=fused) for fused in (True, False)]
+    if layout == "narrow":
+        monkeypatch.setattr(slots, "_PREFILL_TOKENS", 12)  # a step takes several passes
+    join, n_joined = slots.SlotRows.join, 0
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal n_joined
+        holder = join(*arguments)
+        n_joined += holder is not None
+        return holder
+
+    monkeypatch.setattr(slots.SlotRows, "join", counted)
     torch.manual_seed(0)
     head = torch.nn.Linear(policies[0].hidden_size, 1).double()
     for policy in policies:
@@ -101,6 +112,7 @@ def test_both_decoders_play_the_same_episodes(name: str, layout: str, monkeypatc
         assert np.abs(values - their_values).max() < 2e-6
     assert isinstance(policies[0]._decoder, FusedDecoder)
     assert isinstance(policies[1]._decoder, ModuleDecoder)
+    assert n_joined >= 8  # by the two of them
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -121,8 +133,7 @@ def test_a_prompt_is_copied_from_a_slot_that_began_with_it(fused: bool) -> None:
     assert logprobs[1] == pytest.approx(float(full_logprobs(policy.model, transcripts[1])[-1, actions[1]]), abs=1e-6)
 
     with torch.no_grad():  # with other weights it is other keys and values
-        for parameter in policy.model.parameters():
-            parameter.mul_(1.1)
+        policy.model.get_input_embeddings().weight.mul_(1.5)
     for slot in range(3):
         transcripts[slot].append(int(actions[slot]))
     transcripts[2] = [3, 4, 5, 6]
@@ -144,8 +155,8 @@ def test_of_an_old_chunk_only_rows_that_reach_back_are_read(monkeypatch: pytest.
             restarted[[0, 3]] = True
         for slot in range(6):
             transcripts[slot] = [7] if restarted[slot] else [*transcripts[slot], 3]
-    slots, cache = policy._slots, policy._decoder.cache
-    assert slots.slot.tolist() == [4, 5, 2, 3, 0, -1]
+    rows, cache = policy._slots, policy._decoder.cache
+    assert rows.slot.tolist() == [4, 5, 2, 3, 0, -1]
     assert [part.n_rows for part in cache.parts(5)] == [3, 3, 5]
 
 

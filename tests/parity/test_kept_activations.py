@@ -19,6 +19,7 @@ transformers = pytest.importorskip("transformers")
 
 from llmgym.agents import activations, fused_functions, fused_learning  # noqa: E402
 from llmgym.agents.activations import Activations  # noqa: E402
+from llmgym.agents.clocked_cache import ClockedCache  # noqa: E402
 from llmgym.agents.critics import ValueHead  # noqa: E402
 from llmgym.agents.grpo import GRPO  # noqa: E402
 from llmgym.agents.optimizers import MixedPrecisionAdamW  # noqa: E402
@@ -104,9 +105,19 @@ def test_the_same_gradient(name: str, short: int, found: list[bool], monkeypatch
 
 
 @pytest.mark.parametrize("length", [1, 2, 5])
-def test_a_prompt_that_was_copied_from_another_slot(length: int, found: list[bool]) -> None:
+def test_a_prompt_that_was_copied_from_another_slot(
+    length: int, found: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Responses of a group that begin at different times; a slot begins anew with what it began with before."""
-    results = []
+    results, n_copied = [], 0
+    share = ClockedCache.share
+
+    def counted(*arguments: Any) -> None:
+        nonlocal n_copied
+        n_copied += arguments[3]
+        share(*arguments)
+
+    monkeypatch.setattr(ClockedCache, "share", counted)
     for keep in (True, False):
         policy, prompt = Policy(make_model("qwen3"), seed=3), [3, 4, 5, 6, 7][:length]
         transcripts, ended = [list(prompt), [9, 8], list(prompt)], []
@@ -130,7 +141,28 @@ def test_a_prompt_that_was_copied_from_another_slot(length: int, found: list[boo
         assert mask.sum(1).tolist() == [4, 3, 5, 7]
         options = {"prompt_index": index, "allowed": None}
         results.append(learn(policy, Played((prompts, lengths, responses, mask), options, None)))
+    assert n_copied == 2 * 2 * (length - 1)  # two slots, played twice
     assert found == [True, False]
+    assert_same(*results)
+
+
+def test_a_prompt_and_one_that_goes_a_token_further(found: list[bool]) -> None:
+    """Two slots begin alike, so that they have the first token's activations together; the prompts scored differ."""
+    results = []
+    for keep in (True, False):
+        policy, transcripts, restarted = Policy(make_model("qwen3"), seed=3), [[3], [3]], np.ones(2, dtype=bool)
+        with policy.keeping_activations() if keep else nullcontext():
+            for token in (3, 5, 7, 9):
+                policy.act(observe(transcripts), restarted)
+                restarted = np.zeros(2, dtype=bool)
+                for slot, transcript in enumerate(transcripts):
+                    transcript.append(token + slot * (token > 3))
+        responses = torch.tensor([transcripts[0][1:], [*transcripts[1][2:], 0]])
+        mask = torch.tensor([[True] * 4, [True] * 3 + [False]])
+        tokens = (torch.tensor([[3, 0], [3, 3]]), torch.tensor([1, 2]), responses, mask)
+        options = {"prompt_index": torch.tensor([0, 1]), "allowed": None}
+        results.append(learn(policy, Played(tokens, options, None)))
+    assert found == [False, False]  # one token would need a gradient for each of its two prompts
     assert_same(*results)
 
 
