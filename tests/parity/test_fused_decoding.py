@@ -142,6 +142,25 @@ def test_a_prompt_is_copied_from_a_slot_that_began_with_it(fused: bool) -> None:
     assert logprobs[2] == pytest.approx(float(full_logprobs(policy.model, transcripts[2])[-1, actions[2]]), abs=1e-6)
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_prompt_read_with_other_weights_is_not_copied_after_they_were_put_elsewhere(fused: bool) -> None:
+    """The weights that are counted are those that the model has, not those that it had."""
+    policy = Policy(make_model("llama"), fused=fused)
+    policy.act(observe([[3, 4, 5], [6]]))
+    state = {name: weight.clone() for name, weight in policy.model.state_dict().items()}
+    policy.model.load_state_dict(state, assign=True)
+    policy.forget()
+    transcripts = [[3, 4, 5], [6]]
+    actions, _ = policy.act(observe(transcripts))
+    transcripts[0].append(int(actions[0]))
+    transcripts[1] = [3, 4, 5]
+    with torch.no_grad():
+        for weight in policy.model.parameters():
+            weight.mul_(1.2)
+    actions, logprobs = policy.act(observe(transcripts), np.array([False, True]))
+    assert logprobs[1] == pytest.approx(float(full_logprobs(policy.model, [3, 4, 5])[-1, actions[1]]), abs=1e-6)
+
+
 def test_of_an_old_chunk_only_rows_that_reach_back_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slots that restart come last, and an old row moves to where another one was, never a young one."""
     narrow(monkeypatch)
