@@ -9,7 +9,7 @@ the second epoch of PPO for one, the pass is computed as ever, to the same numbe
 Memory: what the forward pass of the whole rollout would keep. A rollout that does not fit is not kept at all, and the
 next one only if this one would have fitted.
 
-Not for keys and values that acting itself reads: see :mod:`llmgym.agents.clocked_cache`.
+Not for keys and values that acting itself reads: see :mod:`llmgym.agents.tiled_cache`.
 """
 
 from __future__ import annotations
@@ -143,15 +143,15 @@ class Activations:
                 self._rows[slots[:n], column[:n]] = np.arange(start, at)
                 self._ids[slots[:n], column[:n]] = singles
             for block in blocks:
-                b, q = block.tokens.shape
-                steps, counts = np.arange(q), block.counts[block.source][:, None]
-                taken = steps < counts
+                steps = np.arange(block.tokens.shape[1])
+                taken = steps < block.counts[block.source][:, None]
                 slot = np.broadcast_to(slots[block.rows][:, None], taken.shape)[taken]
                 place = (block.seen[block.source][:, None] + steps)[taken]
-                # A pass has the tokens of a sequence at the right end of its ``q`` places.
-                self._rows[slot, place] = (at + block.source[:, None] * q + q - counts + steps)[taken]
+                # A pass has the tokens of one sequence after those of the other.
+                starts = at + np.cumsum(block.counts) - block.counts
+                self._rows[slot, place] = (starts[block.source][:, None] + steps)[taken]
                 self._ids[slot, place] = block.tokens[block.source][taken]
-                at += b * q
+                at += int(block.counts.sum())
         self._lengths[slots] = feed.lengths
         self._starts.clear()
 

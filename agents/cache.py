@@ -220,10 +220,6 @@ class SlotCache(Cache):  # type: ignore[misc]
         """Forget every row; the memory is kept for what comes next."""
         self.lengths[:] = 0
 
-    def ages(self, n: int) -> IntArray:
-        """``(n,)``: all the same, since any order of rows will do."""
-        return np.zeros(n, dtype=np.int64)
-
     def move(self, sources: IntArray, targets: IntArray) -> None:
         """Rows ``targets`` become what rows ``sources`` were, all at once; both ``(n,)``, each row at most once."""
         lengths = self.lengths[sources]

@@ -1,11 +1,11 @@
 """Decoding of the architectures that :mod:`llmgym.agents.architectures` reads, with few and large operations.
 
 With a small model, or few slots, a token costs what its many small operations cost to start, not their arithmetic. Here
-a layer is about 17 operations on buffers that are there already: matrices that are multiplied with the same states are
-one, and hold the gain of the norm before them; the rotary embedding is a complex multiplication (the numbers of a head
-are reordered so that its pairs lie next to each other, which no product of queries and keys notices); new keys are
-written where they stay, and attention reads them where they lie. The first tokens of slots that restarted, and what an
-environment wrote, go through the same products as the single tokens of the others.
+a layer is nine operations on buffers that are there already: matrices that are multiplied with the same states are one,
+and hold the gain of the norm before them; norms and attention are compiled loops (see :mod:`llmgym.agents.kernels`; the
+numbers of a head are reordered so that the pairs that the rotary embedding turns lie next to each other, which no
+product of queries and keys notices). The first tokens of slots that restarted, and what an environment wrote, go
+through the same operations as the single tokens of the others.
 
 The numbers are the model's own up to rounding, and in less than float32 they are rounded where
 :mod:`llmgym.agents.fused_learning` rounds them. The layers' matrices are copies (not embedding and output layer), made
@@ -17,20 +17,21 @@ Not for GPUs, where starting an operation is what costs: see :mod:`llmgym.agents
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 from torch.nn import functional
 
 from llmgym.agents.activations import Activations, KeptLayer
 from llmgym.agents.architectures import Decoder, DecoderLayer
-from llmgym.agents.clocked_cache import ClockedCache
-from llmgym.agents.slot_attention import BlockStep, SlotAttention
+from llmgym.agents.kernels import normalise
+from llmgym.agents.slot_attention import SlotAttention
 from llmgym.agents.slots import Block, Feed, IntArray
+from llmgym.agents.tiled_cache import TiledCache
 
 #: Positions in the first table of rotary angles; after that it doubles.
 _FIRST_POSITIONS = 256
@@ -44,7 +45,7 @@ class _Layer(NamedTuple):
 
     qkv: torch.Tensor  # (H, A + 2 * key_heads * head_dim)
     qkv_bias: torch.Tensor | None
-    qk_gain: torch.Tensor | None  # (heads + key_heads, head_dim), in pairs
+    qk_gain: npt.NDArray[np.floating] | None  # (heads + key_heads, head_dim), in pairs
     o: torch.Tensor  # (A, H)
     o_bias: torch.Tensor | None
     mlp: torch.Tensor  # (H, 2 * I), gate and up
@@ -54,11 +55,14 @@ class _Layer(NamedTuple):
 
 
 class _Buffers(NamedTuple):
-    """What a pass of ``m`` tokens writes to."""
+    """What a pass of ``m`` tokens writes to; what attention reads and writes is also seen head by head."""
 
-    attention: SlotAttention
-    qkv: torch.Tensor  # (m, A + 2 * key_heads * head_dim), the attention's
+    qkv: torch.Tensor  # (m, A + 2 * key_heads * head_dim)
+    qkv_heads: npt.NDArray[np.floating]  # (m, heads + 2 * key_heads, head_dim)
+    mixed: torch.Tensor  # (m, A) what attention gives
+    mixed_heads: npt.NDArray[np.floating]  # (m, heads, head_dim)
     normed: torch.Tensor  # (m, H)
+    root: torch.Tensor  # (m, 1)
     opened: torch.Tensor  # (m, 2 * I)
 
 
@@ -78,10 +82,11 @@ class FusedDecoder:
         weight = decoder.embedding
         # Where matrices are in less than float32, sums over many layers are not; nor is attention, as CPUs have it.
         self._wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        self.cache = ClockedCache(len(decoder.layers), n_rows, decoder.n_key_heads, decoder.head_dim, self._wide)
+        self._number = np.float64 if self._wide == torch.float64 else np.float32
+        self.cache = TiledCache(len(decoder.layers), n_rows, decoder.n_key_heads, decoder.head_dim, self._number)
         self.keeps = False
         self._layers: list[_Layer] = []
-        self._buffers: dict[tuple[int, int], _Buffers] = {}
+        self._buffers: _Buffers | None = None
         self._decoder = decoder
         self.activations = self._room(0)
         self.refresh(decoder)
@@ -134,8 +139,8 @@ class FusedDecoder:
         # Not a copy: with a large vocabulary it would be most of the model.
         self._head, self._head_bias = decoder.head.weight.detach().t(), decoder.head.bias
         self._gain = decoder.norm.detach()
-        self._root = torch.tensor(math.sqrt(decoder.epsilon), dtype=self._wide)
-        self._angles = torch.empty(0)
+        self._epsilon = self._number(decoder.epsilon)
+        self._turns = np.empty((0, 2, decoder.head_dim), dtype=self._number)
 
     def _prepared(self, index: int, layer: DecoderLayer) -> _Layer:
         # New memory would cost more than what is written to it.
@@ -148,7 +153,8 @@ class FusedDecoder:
         qk_gain = None
         if layer.q_norm is not None and layer.k_norm is not None:
             heads = ((layer.q_norm, self._decoder.n_heads), (layer.k_norm, self._decoder.n_key_heads))
-            qk_gain = torch.cat([self._in_pairs(gain).expand(n, -1) for gain, n in heads])
+            gains = torch.cat([self._in_pairs(gain.detach()).expand(n, -1) for gain, n in heads])
+            qk_gain = gains.to(self._wide).numpy()
         return _Layer(
             _side_by_side(before and before.qkv, qkv, layer.input_norm),
             qkv_bias,
@@ -173,12 +179,12 @@ class FusedDecoder:
         """Read ``feed``; see :meth:`~llmgym.agents.slots.SlotDecoder.advance`."""
         if self._versions != self._counts():
             self._prepare()
-        self.cache.open(int(feed.lengths.max()))
+        self.cache.reserve(int(feed.lengths.max()))
         passes = [self._pass(singles, blocks) for singles, blocks in feed.in_passes()]
-        self.cache.close(feed.lengths)
+        self.cache.lengths[: len(feed.lengths)] = feed.lengths
         stream = passes[0] if len(passes) == 1 else torch.cat(passes)
         hidden = torch.empty_like(stream)
-        self._normalise(stream, hidden)
+        self._normalise(stream, hidden, stream.new_empty(len(stream), 1))
         hidden = hidden.mul_(self._gain).to(self._head.dtype)
         logits = hidden @ self._head
         if self._head_bias is not None:
@@ -190,31 +196,45 @@ class FusedDecoder:
 
     def _pass(self, singles: IntArray, blocks: list[Block]) -> torch.Tensor:
         """The residual stream ``(n, H)`` after the last layer: of singles and of the last token of each sequence."""
-        n, steps = len(singles), [BlockStep(self.cache, block) for block in blocks]
-        tokens, positions, ends = singles, self.cache.lengths[:n], np.arange(n)
-        for step in steps:
-            ends = np.concatenate([ends, len(tokens) + step.ends])
-            tokens = np.concatenate([tokens, step.tokens])
-            positions = np.concatenate([positions, step.positions])
-        stream = self._decoder.embedding.index_select(0, torch.from_numpy(tokens)).to(self._wide)
-        buffers = self._buffers_for(len(tokens), n)
-        kept = self.activations.claim(len(tokens)) if self.keeps else None
-        buffers.attention.begin(self._angles_at(int(positions.max())), torch.from_numpy(positions), steps)
-        places = [None] * len(self._layers) if kept is None else self.activations.layers(kept)
-        for index, (layer, place) in enumerate(zip(self._layers, places, strict=True)):
-            self._layer(stream, layer, index, buffers, place)
+        n = len(singles)
+        tokens, rows, positions, ends = [singles], [np.arange(n)], [self.cache.lengths[:n]], [np.arange(n)]
+        m = n
+        for block in blocks:
+            steps, counts = np.arange(block.tokens.shape[1]), block.counts[:, None]
+            taken = steps < counts
+            tokens.append(block.tokens[taken])
+            rows.append(np.repeat(block.readers, block.counts))
+            positions.append((block.seen[:, None] + steps)[taken])
+            ends.append(m + np.cumsum(block.counts) - 1)
+            m += len(tokens[-1])
+        of_tokens, places = np.concatenate(tokens), np.concatenate(positions)
+        stream = self._decoder.embedding.index_select(0, torch.from_numpy(of_tokens)).to(self._wide)
+        buffers = self._buffers_for(m)
+        kept = self.activations.claim(m) if self.keeps else None
+        turns = self._turns_at(int(places.max()))
+        attention = SlotAttention(self.cache, turns, self._epsilon, np.concatenate(rows), places)
+        into = [None] * len(self._layers) if kept is None else self.activations.layers(kept)
+        for index, (layer, of_layer) in enumerate(zip(self._layers, into, strict=True)):
+            self._layer(stream, layer, index, attention, buffers, of_layer)
         if kept is not None:
             self.activations.keep_last(kept, stream)
-        for step in steps:
-            step.store()
-        return stream[torch.from_numpy(ends)] if steps else stream
+        for block in blocks:
+            if len(block.rows) > len(block.readers):
+                self.cache.copy(block.readers[block.source], block.rows, int(block.counts.max()))
+        return stream[torch.from_numpy(np.concatenate(ends))] if blocks else stream
 
     def _layer(
-        self, stream: torch.Tensor, layer: _Layer, index: int, buffers: _Buffers, kept: KeptLayer | None = None
+        self,
+        stream: torch.Tensor,
+        layer: _Layer,
+        index: int,
+        attention: SlotAttention,
+        buffers: _Buffers,
+        kept: KeptLayer | None,
     ) -> None:
         """Add what a layer has to say to the residual stream ``(m, H)``; ``kept`` is written to."""
-        attention, qkv, before, opened = buffers
-        after, before_root, after_root = before, None, None
+        qkv, qkv_heads, mixed, mixed_heads, before, before_root, opened = buffers
+        after, after_root = before, before_root
         if kept is not None:
             before, before_root, after, after_root, opened = (
                 kept.before,
@@ -227,48 +247,48 @@ class FusedDecoder:
         _multiply(before, layer.qkv, layer.qkv_bias, qkv)
         if kept is not None:
             kept.qkv.copy_(qkv)
-        if layer.qk_gain is not None:
-            turned = attention.qkv[:, : len(layer.qk_gain)]
-            self._normalise(turned, turned)
-            turned.mul_(layer.qk_gain)
-        attention.attend(index)
+        attention.attend(index, qkv_heads, layer.qk_gain, mixed_heads)
         if kept is not None:
-            kept.mixed.copy_(attention.outputs)
-        _add_product(stream, attention.outputs, layer.o, layer.o_bias)
+            kept.mixed.copy_(mixed)
+        _add_product(stream, mixed, layer.o, layer.o_bias)
         self._normalise(stream, after, after_root)
         _multiply(after, layer.mlp, layer.mlp_bias, opened)
         gate, up = opened.chunk(2, dim=1)
         _add_product(stream, functional.silu(gate).mul_(up), layer.down, layer.down_bias)
 
-    def _normalise(self, states: torch.Tensor, out: torch.Tensor, root: torch.Tensor | None = None) -> None:
-        """``out = states / sqrt(mean(states^2) + epsilon)`` over the last axis.
+    def _normalise(self, states: torch.Tensor, out: torch.Tensor, root: torch.Tensor) -> None:
+        """``out = states / root`` with ``root = sqrt(mean(states^2) + epsilon)`` over the last axis.
 
         Args:
-            states: ``(..., H)``.
+            states: ``(m, H)``.
             out: Is filled.
-            root: ``(..., 1)``. Is filled with what ``states`` are divided by.
+            root: ``(m, 1)``. Is filled.
         """
-        root = torch.linalg.vector_norm(states, dim=-1, keepdim=True, out=root).mul_(states.shape[-1] ** -0.5)
-        torch.div(states, torch.hypot(root, self._root, out=root), out=out)
+        wide = out if out.dtype == self._wide else torch.empty_like(states)
+        normalise(states.numpy(), self._epsilon, wide.numpy(), root.numpy())
+        if wide is not out:
+            out.copy_(wide)
 
-    def _buffers_for(self, m: int, n: int) -> _Buffers:
-        """Buffers for ``m`` tokens, ``n`` of them singles; those of the last shape are kept."""
-        if (m, n) not in self._buffers:
-            decoder, first = self._decoder, self._layers[0]
-            attention = SlotAttention(self.cache, m, n, decoder.n_heads)
+    def _buffers_for(self, m: int) -> _Buffers:
+        """Buffers for ``m`` tokens; the last ones, if they were for as many."""
+        if self._buffers is None or len(self._buffers.qkv) != m:
+            first = self._layers[0]
+            widths = (first.qkv.shape[1], first.o.shape[0], 1)
+            qkv, mixed, root = (torch.empty(m, width, dtype=self._wide) for width in widths)
+            qkv_heads, mixed_heads = (heads.numpy().reshape(m, -1, self._decoder.head_dim) for heads in (qkv, mixed))
             normed, opened = (first.mlp.new_empty(m, width) for width in first.mlp.shape)
-            self._buffers = {(m, n): _Buffers(attention, attention.qkv.view(m, -1), normed, opened)}
-        return self._buffers[m, n]
+            self._buffers = _Buffers(qkv, qkv_heads, mixed, mixed_heads, normed, root, opened)
+        return self._buffers
 
-    def _angles_at(self, position: int) -> torch.Tensor:
-        """``(P, 2, head_dim / 2)`` complex, ``P > position``: what queries, scaled, and keys are multiplied with."""
-        if position >= len(self._angles):
-            n = max(_FIRST_POSITIONS, 2 * len(self._angles), position + 1)
-            everything = torch.arange(n)
+    def _turns_at(self, position: int) -> npt.NDArray[np.floating]:
+        """``(P, 2, head_dim)``, ``P > position``: cosine and sine of each pair, of queries, scaled, and of keys."""
+        if position >= len(self._turns):
+            n = max(_FIRST_POSITIONS, 2 * len(self._turns), position + 1)
             half = self._decoder.head_dim // 2
-            turns = torch.complex(*(part[:, :half] for part in self._decoder.rotary(everything, self._wide)))
-            self._angles = torch.stack([turns * self._decoder.scaling, turns], dim=1)
-        return self._angles
+            angles = [part[:, :half] for part in self._decoder.rotary(torch.arange(n), self._wide)]
+            turns = torch.stack(angles, dim=2).flatten(1)
+            self._turns = torch.stack([turns * self._decoder.scaling, turns], dim=1).numpy()
+        return self._turns
 
 
 def _multiply(states: torch.Tensor, matrix: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor) -> None:

@@ -4,7 +4,7 @@ Slots end and restart one by one. The rows in use are kept next to each other, w
 rows that take one token come before those that take several. Whatever computes them (see :class:`SlotDecoder`), what
 it is fed in a step is the same.
 
-Not for keys and values: see :mod:`llmgym.agents.cache` and :mod:`llmgym.agents.clocked_cache`.
+Not for keys and values: see :mod:`llmgym.agents.cache` and :mod:`llmgym.agents.tiled_cache`.
 """
 
 from __future__ import annotations
@@ -39,9 +39,6 @@ class RowStore(Protocol):
     def clear(self) -> None:
         """Forget every row."""
 
-    def ages(self, n: int) -> IntArray:
-        """``(n,)``: rows of greater age had better come before others."""
-
     def move(self, sources: IntArray, targets: IntArray) -> None:
         """Rows ``targets`` become what rows ``sources`` were, all at once; both ``(n,)``, each row at most once."""
 
@@ -67,11 +64,11 @@ class SlotRows:
             return
         stays = np.ones(self.n_rows, dtype=bool)
         stays[self.row[slots]] = False
-        rows = np.flatnonzero(stays)
-        self._move(*_in_order(rows, self.cache.ages(self.n_rows)[rows]))
+        n_rows = int(stays.sum())
+        self._move(n_rows + np.flatnonzero(stays[n_rows:]), np.flatnonzero(~stays[:n_rows]))
         self.row[slots] = -1
-        self.slot[len(rows) : self.n_rows], self.cache.lengths[len(rows) : self.n_rows] = -1, 0
-        self.n_rows = len(rows)
+        self.slot[n_rows : self.n_rows], self.cache.lengths[n_rows : self.n_rows] = -1, 0
+        self.n_rows = n_rows
         for slot in slots.tolist():
             began = self._began.pop(slot)
             self._holders[began].discard(slot)
@@ -128,20 +125,6 @@ class SlotRows:
             self.slot[targets], self.row[moved] = moved, targets
 
 
-def _in_order(rows: IntArray, ages: IntArray) -> tuple[IntArray, IntArray]:
-    """Sources and targets of the moves after which ``rows`` ``(n,)`` are ``0..n-1``, those of greater age first.
-
-    As few as that takes: a row stays where one of its age belongs.
-    """
-    wanted = -np.sort(-ages)
-    stays = rows < len(rows)
-    stays[stays] = ages[stays] == wanted[rows[stays]]
-    free = np.ones(len(rows), dtype=bool)
-    free[rows[stays]] = False
-    oldest_first = np.argsort(-ages[~stays], kind="stable")
-    return rows[~stays][oldest_first], np.flatnonzero(free)
-
-
 @dataclass(frozen=True, slots=True)
 class Block:
     """Several new tokens for each of some rows: whole transcripts, or what an environment wrote after the policy.
@@ -162,6 +145,11 @@ class Block:
     tokens: IntArray
     counts: IntArray
     seen: IntArray
+
+    @property
+    def readers(self) -> IntArray:
+        """``(b,)``: of each sequence the first row that takes it."""
+        return self.rows[np.unique(self.source, return_index=True)[1]]
 
 
 class Joined(NamedTuple):

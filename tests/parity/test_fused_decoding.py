@@ -7,18 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from llmgym.agents import clocked_cache, slots  # noqa: E402
+from llmgym.agents import slots, tiled_cache  # noqa: E402
 from llmgym.agents.critics import ValueHead  # noqa: E402
 from llmgym.agents.fused_decoding import FusedDecoder  # noqa: E402
 from llmgym.agents.module_decoding import ModuleDecoder  # noqa: E402
 from llmgym.agents.policies import Policy  # noqa: E402
-from llmgym.agents.slots import Feed, _in_order  # noqa: E402
+from llmgym.agents.slots import Feed  # noqa: E402
 from llmgym.errors import NotFiniteError  # noqa: E402
 from tests.parity.test_policy_parity import SMALL, V, full_logprobs, observe  # noqa: E402
 
@@ -42,12 +40,6 @@ def make_model(name: str, dtype: torch.dtype = torch.float64) -> Any:
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.copy_(0.2 * noise if parameter.ndim > 1 else 1.0 + 0.3 * noise)
     return model.to(dtype).eval()
-
-
-def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of four columns, read whole, as if rows were many."""
-    monkeypatch.setattr(clocked_cache, "_MANY_BYTES", 0)
-    monkeypatch.setattr(clocked_cache, "_NARROW", 4)
 
 
 def play_both(policies: list[Policy], n_steps: int, seed: int) -> list[list[Any]]:
@@ -85,14 +77,13 @@ def play_both(policies: list[Policy], n_steps: int, seed: int) -> list[list[Any]
     return seen
 
 
-@pytest.mark.parametrize("layout", ["wide", "narrow"])
+@pytest.mark.parametrize("layout", ["one_pass", "many_passes"])
 @pytest.mark.parametrize("name", VARIANTS)
 def test_both_decoders_play_the_same_episodes(name: str, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if layout == "narrow":
-        narrow(monkeypatch)
     policies = [Policy(make_model(name), seed=5, fused=fused) for fused in (True, False)]
-    if layout == "narrow":
-        monkeypatch.setattr(slots, "_PREFILL_TOKENS", 12)  # a step takes several passes
+    if layout == "many_passes":
+        monkeypatch.setattr(slots, "_PREFILL_TOKENS", 12)  # a step takes several
+        monkeypatch.setattr(tiled_cache, "_FIRST_TILES", 1)  # the cache grows on the way
     join, n_joined = slots.SlotRows.join, 0
 
     def counted(*arguments: Any) -> Any:
@@ -161,52 +152,26 @@ def test_a_prompt_read_with_other_weights_is_not_copied_after_they_were_put_else
     assert logprobs[1] == pytest.approx(float(full_logprobs(policy.model, [3, 4, 5])[-1, actions[1]]), abs=1e-6)
 
 
-def test_of_an_old_chunk_only_rows_that_reach_back_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Slots that restart come last, and an old row moves to where another one was, never a young one."""
-    narrow(monkeypatch)
+def test_the_last_rows_move_into_the_gaps_without_a_copy() -> None:
     policy = Policy(make_model("llama", torch.float32))
-    transcripts = [[3, 4, 5] for _ in range(6)]
-    restarted = np.ones(6, dtype=bool)
-    for step in range(9):
-        policy.act(observe(transcripts), restarted, np.arange(6) == (1 if step == 8 else -1))
-        restarted = np.zeros(6, dtype=bool)
-        if step == 6:
-            restarted[[0, 3]] = True
-        for slot in range(6):
-            transcripts[slot] = [7] if restarted[slot] else [*transcripts[slot], 3]
-    rows, cache = policy._slots, policy._decoder.cache
-    assert rows.slot.tolist() == [4, 5, 2, 3, 0, -1]
-    assert [part.n_rows for part in cache.parts(5)] == [3, 3, 5]
+    transcripts = [[3, 4, 5, slot] for slot in range(6)]
+    policy.act(observe(transcripts))
+    cache = policy._decoder.cache
+    places = cache.places(np.arange(6)).tolist()
+    before = [states.copy() for states in cache.layers]
+    for transcript in transcripts:
+        transcript.append(3)
+    policy.act(observe(transcripts), waiting=np.array([False, True, False, False, True, False]))
+    assert policy._slots.slot.tolist() == [0, 5, 2, 3, -1, -1]
+    assert cache.places(np.arange(4)).tolist() == [places[slot] for slot in (0, 5, 2, 3)]
+    for states, old in zip(cache.layers, before, strict=True):
+        assert (states[:, 0, :, :, :4] == old[:, 0, :, :, :4]).all()  # the four tokens of before
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 3)), max_size=12))
-def test_rows_move_into_order(drawn: list[tuple[bool, int]]) -> None:
-    ages = np.array([age for _, age in drawn], dtype=np.int64)
-    rows = np.flatnonzero([kept for kept, _ in drawn])
-    sources, targets = _in_order(rows, ages[rows])
-    places = {row: row for row in rows.tolist()} | dict(zip(sources.tolist(), targets.tolist(), strict=True))
-    assert sorted(places.values()) == list(range(len(rows)))
-    in_order = [ages[row] for row in sorted(places, key=places.__getitem__)]
-    assert in_order == sorted(in_order, reverse=True)
-    # None moves in vain: a row that moved had no place where one of its age belongs.
-    assert all(row >= len(rows) or ages[row] != in_order[row] for row in sources.tolist())
-
-
-def test_a_long_run_of_short_episodes_stays_in_the_same_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What no row reaches back to any more is used again."""
-    narrow(monkeypatch)
-    made: list[int] = []
-
-    class Counted(clocked_cache._Chunk):
-        def __init__(self, states: torch.Tensor) -> None:
-            super().__init__(states)
-            made.append(1)
-
-    monkeypatch.setattr(clocked_cache, "_Chunk", Counted)
+def test_a_long_run_of_short_episodes_stays_in_the_same_memory() -> None:
     policy = Policy(make_model("llama", torch.float32), seed=1)
     play_both([policy], 150, seed=1)
-    assert len(made) < 20  # of four columns: the longest transcript has about 40 tokens
-    assert policy._decoder.cache.column < 80  # counted from what is in use
+    assert all(states.shape[1] == tiled_cache._FIRST_TILES for states in policy._decoder.cache.layers)
 
 
 def test_rows_given_up_hold_nothing() -> None:

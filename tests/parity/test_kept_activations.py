@@ -19,12 +19,12 @@ transformers = pytest.importorskip("transformers")
 
 from llmgym.agents import activations, fused_functions, fused_learning  # noqa: E402
 from llmgym.agents.activations import Activations  # noqa: E402
-from llmgym.agents.clocked_cache import ClockedCache  # noqa: E402
 from llmgym.agents.critics import ValueHead  # noqa: E402
 from llmgym.agents.grpo import GRPO  # noqa: E402
 from llmgym.agents.optimizers import MixedPrecisionAdamW  # noqa: E402
 from llmgym.agents.policies import Policy  # noqa: E402
 from llmgym.agents.rollouts import collect  # noqa: E402
+from llmgym.agents.tiled_cache import TiledCache  # noqa: E402
 from tests.golden.test_agents_fused_learning import KNOWN, SMALL  # noqa: E402
 from tests.parity.test_first_ratio import STEPS, Played, play  # noqa: E402
 from tests.parity.test_policy_parity import observe  # noqa: E402
@@ -110,14 +110,14 @@ def test_a_prompt_that_was_copied_from_another_slot(
 ) -> None:
     """Responses of a group that begin at different times; a slot begins anew with what it began with before."""
     results, n_copied = [], 0
-    share = ClockedCache.share
+    share = TiledCache.share
 
     def counted(*arguments: Any) -> None:
         nonlocal n_copied
         n_copied += arguments[3]
         share(*arguments)
 
-    monkeypatch.setattr(ClockedCache, "share", counted)
+    monkeypatch.setattr(TiledCache, "share", counted)
     for keep in (True, False):
         policy, prompt = Policy(make_model("qwen3"), seed=3), [3, 4, 5, 6, 7][:length]
         transcripts, ended = [list(prompt), [9, 8], list(prompt)], []

@@ -1,0 +1,258 @@
+"""Compiled loops against the same sums in float64, written out in NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch")
+numba = pytest.importorskip("numba")
+
+from llmgym.agents import kernels, slot_attention  # noqa: E402
+from llmgym.agents.kernels import TILE, attend, normalise  # noqa: E402
+from llmgym.agents.slot_attention import SlotAttention  # noqa: E402
+from llmgym.agents.tiled_cache import TiledCache  # noqa: E402
+
+Array = npt.NDArray[Any]
+
+TOLERANCE = {np.float32: 2e-6, np.float64: 1e-14}
+
+
+def turned(states: Array, turns: Array) -> Array:
+    """Pairs of ``(..., head_dim)`` as complex numbers, times ``turns``."""
+    pairs = (states[..., 0::2] + 1j * states[..., 1::2]) * (turns[..., 0::2] + 1j * turns[..., 1::2])
+    return np.stack([pairs.real, pairs.imag], axis=-1).reshape(states.shape)
+
+
+def normalised(states: Array, gain: Array, epsilon: float) -> Array:
+    return states / np.sqrt((states**2).mean(axis=-1, keepdims=True) + epsilon) * gain
+
+
+class Case:
+    """Rows of given lengths that are given more tokens, and what these attend to, in float64."""
+
+    def __init__(
+        self,
+        dtype: Any,
+        held: list[int],
+        counts: list[int],
+        *,
+        heads: int = 4,
+        key_heads: int = 2,
+        head_dim: int = 8,
+        gains: bool = False,
+        scale: float = 1.0,
+    ) -> None:
+        rng = np.random.default_rng(0)
+        n, longest = len(held), max(h + c for h, c in zip(held, counts, strict=True))
+        self.shape = (sum(counts), heads, head_dim)
+        self.epsilon = dtype(1e-5)
+        self.turns = rng.standard_normal((longest, 2, head_dim)).astype(dtype)
+        self.gains = rng.standard_normal((heads + key_heads, head_dim)).astype(dtype) if gains else None
+        self.rows = np.repeat(np.arange(n), counts)
+        self.positions = np.concatenate([h + np.arange(c) for h, c in zip(held, counts, strict=True)])
+        self.qkv = (scale * rng.standard_normal((sum(counts), heads + 2 * key_heads, head_dim))).astype(dtype)
+        self.cache = TiledCache(1, n, key_heads, head_dim, dtype)
+        self.cache.reserve(longest)
+        self.cache._places[:] = rng.permutation(n)
+        layer = self.cache.layers[0]
+        layer[:] = np.nan  # what no row holds is not read
+        keys, values = rng.standard_normal((2, n, longest, key_heads, head_dim)).astype(dtype)
+        for row, place in enumerate(self.cache.places(np.arange(n))):
+            for at in range(held[row]):
+                layer[place, at // TILE, :, 0, at % TILE] = keys[row, at]
+                layer[place, at // TILE, :, 1, at % TILE] = values[row, at]
+        self.expected = self._expected(*(states.astype(np.float64) for states in (keys, values)))
+
+    def _expected(self, keys: Array, values: Array) -> Array:
+        _, heads, head_dim = self.shape
+        key_heads = keys.shape[2]
+        qkv = self.qkv.astype(np.float64)
+        asked, new_keys, new_values = np.split(qkv, [heads, heads + key_heads], axis=1)
+        if self.gains is not None:
+            asked = normalised(asked, self.gains[:heads].astype(np.float64), float(self.epsilon))
+            new_keys = normalised(new_keys, self.gains[heads:].astype(np.float64), float(self.epsilon))
+        out = np.empty(self.shape)
+        for i, (row, position) in enumerate(zip(self.rows, self.positions, strict=True)):
+            angles = self.turns[position].astype(np.float64)
+            keys[row, position], values[row, position] = turned(new_keys[i], angles[1]), new_values[i]
+            for head in range(heads):
+                of = head // (heads // key_heads)
+                scores = keys[row, : position + 1, of] @ turned(asked[i, head], angles[0])
+                weights = np.exp(scores - scores.max())
+                out[i, head] = weights / weights.sum() @ values[row, : position + 1, of]
+        return out
+
+    def attention(self) -> SlotAttention:
+        return SlotAttention(self.cache, self.turns, self.epsilon, self.rows, self.positions)
+
+    def result(self) -> Array:
+        out = np.full(self.shape, np.nan, dtype=self.qkv.dtype)
+        self.attention().attend(0, self.qkv, self.gains, out)
+        return out
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("far", [False, True])
+@pytest.mark.parametrize(
+    ("held", "counts"),
+    [
+        ([0], [1]),
+        ([TILE - 1, TILE, TILE + 1, 2 * TILE - 1, 0], [1, 1, 1, 1, 1]),
+        ([3, 40, 0, 17], [1, 1, 2 * TILE + 3, 5]),
+    ],
+)
+def test_attention_of_single_tokens_and_of_several(
+    dtype: Any, far: bool, held: list[int], counts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slot_attention, "_NEAR_BYTES", 0 if far else 2**60)
+    case = Case(dtype, held, counts)
+    assert case.attention()._far == far
+    assert np.abs(case.result() - case.expected).max() < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(
+    ("heads", "key_heads", "head_dim"), [(1, 1, 2), (6, 3, 6), (4, 4, 32), (8, 1, 20), (2, 1, 128)]
+)
+@pytest.mark.parametrize("gains", [False, True])
+def test_shapes_of_heads_and_norms_of_queries_and_keys(
+    dtype: Any, heads: int, key_heads: int, head_dim: int, gains: bool
+) -> None:
+    case = Case(dtype, [20, 2], [1, 4], heads=heads, key_heads=key_heads, head_dim=head_dim, gains=gains)
+    scores = head_dim * 3 if gains else head_dim  # their size, roughly, is what rounding is relative to
+    assert np.abs(case.result() - case.expected).max() < TOLERANCE[dtype] * max(1, scores / 4)
+
+
+def test_scores_far_apart_neither_overflow_nor_vanish() -> None:
+    """Weights of 1 and 0, the highest score in any tile."""
+    case = Case(np.float32, [50, 33, 70], [1, 3, 1], scale=300.0)
+    assert np.isfinite(case.expected).all()
+    assert np.abs(case.result() - case.expected).max() < 0.02 * np.abs(case.expected).max()
+
+
+@pytest.mark.parametrize("which", ["query", "key", "value"])
+def test_a_number_that_is_none_is_handed_on(which: str) -> None:
+    case = Case(np.float32, [20, 3], [1, 1])
+    case.qkv[0, {"query": 0, "key": 4, "value": 6}[which], 3] = np.nan
+    out = case.result()
+    assert np.isnan(out[0, 0]).any()
+    assert np.isfinite(out[1]).all()
+
+
+@pytest.mark.parametrize("n_threads", [2, 3, 7])
+def test_threads_share_rows_out_and_change_nothing(n_threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    held, counts = rng.integers(0, 60, 20).tolist(), ([1] * 15 + [30, 1, 7, 2, 1])
+    alone = Case(np.float32, held, counts).result()
+    monkeypatch.setattr(slot_attention, "_BYTES_A_THREAD", 1)
+    case, before = Case(np.float32, held, counts), torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        parts = case.attention()._parts
+        assert 2 <= len(parts) <= n_threads  # a long row may be more than its share
+        assert [part.start for part in parts[1:]] == [part.stop for part in parts[:-1]]
+        assert (parts[0].start, parts[-1].stop) == (0, len(case.rows))
+        for part in parts[1:]:  # no row is taken by two
+            assert case.rows[part.start] != case.rows[part.start - 1]
+        assert (case.result() == alone).all()
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_one_row_is_not_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slot_attention, "_BYTES_A_THREAD", 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        case = Case(np.float32, [0], [90])
+        assert case.attention()._parts == [slice(0, 90)]
+        assert np.abs(case.result() - case.expected).max() < 2 * TOLERANCE[np.float32]
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_exp_in_float32_is_within_two_units_of_the_last_place() -> None:
+    @numba.njit
+    def each(x: Array, out: Array) -> None:
+        for i in range(len(x)):
+            out[i] = kernels._exp(x[i])
+
+    x = np.concatenate([np.linspace(-87, 0, 200_001), -np.logspace(-30, 1, 1000)]).astype(np.float32)
+    out = np.empty_like(x)
+    each(x, out)
+    exact = np.exp(x.astype(np.float64))
+    assert (np.abs(out - exact) / np.spacing(exact.astype(np.float32))).max() < 2
+    each(np.array([-1e30, -np.inf, 0.0, np.nan], dtype=np.float32), out[:4])
+    assert out[0] == out[1] < 1.7e-38
+    assert out[2] == 1
+    assert np.isnan(out[3])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("width", [1, 5, 64])
+def test_a_norm(dtype: Any, width: int) -> None:
+    states = (3 * np.random.default_rng(2).standard_normal((7, width))).astype(dtype)
+    states[3] = 0
+    out, roots = np.empty_like(states), np.empty((7, 1), dtype=dtype)
+    normalise(states, dtype(1e-5), out, roots)
+    exact = np.sqrt((states.astype(np.float64) ** 2).mean(axis=1, keepdims=True) + 1e-5)
+    assert np.allclose(roots, exact, rtol=TOLERANCE[dtype], atol=0)
+    assert np.allclose(out, states / exact, rtol=TOLERANCE[dtype], atol=0)
+
+
+@given(st.data())
+def test_rows_of_the_cache_trade_places_like_entries_of_a_list(data: st.DataObject) -> None:
+    n = data.draw(st.integers(1, 7))
+    cache = TiledCache(1, n, 1, 2, np.float32)
+    cache.reserve(1)
+    held = list(range(n))  # what each row holds
+    cache.layers[0][:, 0, 0, 0, 0, 0], cache.lengths[:] = np.arange(n), np.arange(n)
+    for _ in range(data.draw(st.integers(1, 5))):
+        k = data.draw(st.integers(0, n))
+        sources, targets = (data.draw(st.permutations(range(n)))[:k] for _ in range(2))
+        cache.move(np.array(sources, dtype=np.int64), np.array(targets, dtype=np.int64))
+        moved = [held[source] for source in sources]
+        for target, what in zip(targets, moved, strict=True):
+            held[target] = what
+        given_up = set(sources) - set(targets)  # they hold anything now, in a place of their own
+        places = cache.places(np.arange(n))
+        assert sorted(places.tolist()) == list(range(n))
+        for row in set(range(n)) - given_up:
+            assert cache.layers[0][places[row], 0, 0, 0, 0, 0] == cache.lengths[row] == held[row]
+        for row in given_up:
+            held[row] = int(cache.layers[0][places[row], 0, 0, 0, 0, 0])
+            cache.lengths[row] = held[row]
+
+
+def test_a_cache_that_grows_keeps_what_it_holds() -> None:
+    cache = TiledCache(2, 3, 2, 4, np.float64)
+    cache.reserve(TILE)
+    cache.lengths[:] = [TILE, 2, 0]
+    for states in cache.layers:
+        states[:] = np.random.default_rng(0).standard_normal(states.shape)
+    before = [states.copy() for states in cache.layers]
+    cache.reserve(TILE * cache.layers[0].shape[1] + 1)
+    for states, old in zip(cache.layers, before, strict=True):
+        assert states.shape[1] > old.shape[1]
+        assert (states[:, 0] == old[:, 0]).all()
+    cache.share(0, 2, TILE)
+    assert cache.lengths.tolist() == [TILE, 2, TILE]
+    assert (cache.layers[1][2, 0] == before[1][0, 0]).all()
+
+
+def test_attend_writes_only_what_is_new() -> None:
+    case = Case(np.float32, [5, 30], [1, 2])
+    layer = case.cache.layers[0]
+    before = layer.copy()
+    out = np.empty(case.shape, dtype=np.float32)
+    places = case.cache.places(case.rows)
+    attend(case.qkv, None, case.epsilon, case.turns, places, case.positions, layer, True, out)
+    changed = np.argwhere(~((layer == before) | (np.isnan(layer) & np.isnan(before))).all(axis=(2, 3, 5)))
+    expected = sorted((int(place), p // TILE, p % TILE) for place, p in zip(places, case.positions, strict=True))
+    assert sorted(map(tuple, changed.tolist())) == expected
