@@ -23,8 +23,8 @@ PROCESS = Path("/proc/self")
 #: What operators of torch are for, by how their names begin; the first that fits counts.
 OPERATORS: dict[str, tuple[str, ...]] = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::linear", "aten::_weight", "mkldnn"),
-    "attention": ("llmgym::attend", "aten::bmm", "aten::baddbmm", "aten::matmul", "aten::_scaled_dot", "aten::scaled_dot",
-                  "aten::_softmax", "aten::softmax"),
+    "attention": ("llmgym::attend", "aten::bmm", "aten::baddbmm", "aten::matmul", "aten::_scaled_dot",
+                  "aten::scaled_dot", "aten::_softmax", "aten::softmax"),
     "sampling": ("aten::cumsum", "aten::searchsorted", "aten::rand", "aten::uniform", "aten::multinomial",
                  "aten::log_softmax", "aten::_log_softmax", "aten::logsumexp", "aten::exponential", "aten::argmax",
                  "aten::gather", "aten::exp"),
