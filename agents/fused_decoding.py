@@ -24,10 +24,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from torch.nn import functional
 
 from llmgym.agents.activations import Activations, KeptLayer
 from llmgym.agents.architectures import Decoder, DecoderLayer
+from llmgym.agents.fused_functions import gated
 from llmgym.agents.kernels import normalise
 from llmgym.agents.slot_attention import SlotAttention
 from llmgym.agents.slots import Block, Feed, IntArray
@@ -253,8 +253,7 @@ class FusedDecoder:
         _add_product(stream, mixed, layer.o, layer.o_bias)
         self._normalise(stream, after, after_root)
         _multiply(after, layer.mlp, layer.mlp_bias, opened)
-        gate, up = opened.chunk(2, dim=1)
-        _add_product(stream, functional.silu(gate).mul_(up), layer.down, layer.down_bias)
+        _add_product(stream, gated(opened), layer.down, layer.down_bias)
 
     def _normalise(self, states: torch.Tensor, out: torch.Tensor, root: torch.Tensor) -> None:
         """``out = states / root`` with ``root = sqrt(mean(states^2) + epsilon)`` over the last axis.

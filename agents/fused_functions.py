@@ -11,14 +11,16 @@ pass over weights in place of one over tokens.
 # mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import silu
 
+from llmgym.agents import kernels, threads
 from llmgym.agents.activations import KeptLayer
 from llmgym.agents.packing import Bucket
 
@@ -149,7 +151,8 @@ class BeforeAttention(Function):
         grad, dx = weight.new_zeros(weight.shape), torch.empty_like(unit, dtype=scale.dtype)
         for part in stretches(flat):
             grad.addmm_(flat[part].t(), unit[part])
-            dx[part] = normalised_backward(torch.mm(flat[part], weight).to(dx.dtype), unit[part], scale[part])
+            grad_of_unit = torch.mm(flat[part], weight).to(dx.dtype)
+            normalised_backward(grad_of_unit, unit[part], scale[part], out=dx[part])
         dq, dk, dv = grad.split_with_sizes(heads.widths)
         dweights, dgain = folded_backward((heads.unpaired(dq), heads.unpaired(dk), dv.clone()), gain, (q, k, v))
         dbiases: tuple[Tensor | None, ...] = (None, None, None)
@@ -286,8 +289,7 @@ class AfterAttention(Function):
                 torch.mm(unit[part], weight.t(), out=both[part])
                 if gate_bias is not None and up_bias is not None:
                     both[part] += torch.cat([gate_bias, up_bias])
-                opened, raised = both[part].chunk(2, dim=1)
-                out[part] = added(y[part], silu(opened).mul_(raised), down)
+                added(y[part], gated(both[part]), down, out=out[part])
             if down_bias is not None:
                 out += down_bias
         else:
@@ -307,17 +309,12 @@ class AfterAttention(Function):
         dbiases: list[Tensor | None] = [None] * 4
         dx, dmixed = torch.empty_like(dout), torch.empty_like(mixed)
         for part in stretches(unit):
-            opened, raised = both[part].chunk(2, dim=1)
-            activated, grad = silu(opened), dout[part].to(gain.dtype)
-            ddown.addmm_(grad.t(), activated * raised)
-            inner = torch.mm(grad, down)  # of activated * raised
-            dboth = torch.empty_like(both[part])
-            dopened, draised = dboth.chunk(2, dim=1)
-            torch.mul(inner, activated, out=draised)
-            inner.mul_(raised)
-            torch.ops.aten.silu_backward.grad_input(inner, opened, grad_input=dopened)
+            grad = dout[part].to(gain.dtype)
+            product, dboth = gated_backward(both[part], torch.mm(grad, down))
+            ddown.addmm_(grad.t(), product)
             of_both.addmm_(dboth.t(), unit[part])
-            dx[part] = normalised_backward(torch.mm(dboth, weight).to(dx.dtype), unit[part], scale[part], dout[part])
+            grad_of_unit = torch.mm(dboth, weight).to(dx.dtype)
+            normalised_backward(grad_of_unit, unit[part], scale[part], plus=dout[part], out=dx[part])
             of_mixed = dx[part].to(gain.dtype)
             do.addmm_(of_mixed.t(), mixed[part])
             torch.mm(of_mixed, o, out=dmixed[part])
@@ -347,13 +344,43 @@ def stretches(tokens: Tensor) -> list[slice]:
     return [slice(start, min(start + at_once, n)) for start in range(0, n, at_once)]
 
 
+def gated(both: Tensor) -> Tensor:
+    """``silu(gate) * up`` ``(n, I)`` of gate and up side by side ``(n, 2 * I)``."""
+    if not _are_loopable(both):
+        opened, raised = both.chunk(2, dim=1)
+        return silu(opened).mul_(raised)
+    product = both.new_empty(len(both), both.shape[1] // 2)
+    _loop(kernels.gate, both, product)
+    return product
+
+
+def gated_backward(both: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """What :func:`gated` gives, and the gradient of ``both`` from that of it, ``(n, I)``, which may be overwritten."""
+    dboth = torch.empty_like(both)
+    if not _are_loopable(both, grad):
+        opened, raised = both.chunk(2, dim=1)
+        activated, (dopened, draised) = silu(opened), dboth.chunk(2, dim=1)
+        torch.mul(grad, activated, out=draised)
+        torch.ops.aten.silu_backward.grad_input(grad.mul_(raised), opened, grad_input=dopened)
+        return activated.mul_(raised), dboth
+    product = torch.empty_like(grad)
+    _loop(kernels.gate_backward, both, grad, product, dboth)
+    return product, dboth
+
+
 def normalised(x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """``x / rms(x)`` over the last axis and the factor ``1 / rms(x)`` ``(..., 1)``; ``rms^2 = mean x^2 + epsilon``."""
+    if _are_loopable(x):
+        unit, root = torch.empty_like(x), x.new_empty(len(x), 1)
+        _loop(kernels.normalise, x, epsilon, unit, root)
+        return unit, root.reciprocal_()
     scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
     return x * scale, scale
 
 
-def normalised_backward(grad: Tensor, unit: Tensor, scale: Tensor, plus: Tensor | None = None) -> Tensor:
+def normalised_backward(
+    grad: Tensor, unit: Tensor, scale: Tensor, plus: Tensor | None = None, out: Tensor | None = None
+) -> Tensor:
     """The gradient of ``x`` in :func:`normalised`, ``scale * (grad - unit * mean(grad * unit))``.
 
     Args:
@@ -361,10 +388,35 @@ def normalised_backward(grad: Tensor, unit: Tensor, scale: Tensor, plus: Tensor 
         unit: ``(..., H)``.
         scale: ``(..., 1)``.
         plus: ``(..., H)``. Added to the result.
+        out: ``(..., H)``. Where the result is written to; ``None``: somewhere.
     """
+    out = grad if out is None else out
+    if _are_loopable(grad, unit, scale, out, *(() if plus is None else (plus,))):
+        _loop(kernels.normalise_backward, grad, unit, scale, plus, out)
+        return out
     mean = (grad * unit).mean(-1, keepdim=True)
     grad.addcmul_(unit, mean, value=-1)
-    return grad.mul_(scale) if plus is None else torch.addcmul(plus, grad, scale)
+    return torch.mul(grad, scale, out=out) if plus is None else torch.addcmul(plus, grad, scale, out=out)
+
+
+def _are_loopable(*tensors: Tensor) -> bool:
+    """Whether compiled loops can go through the rows: on a CPU, in a precision that they know, without gaps."""
+    dtype = tensors[0].dtype
+    return dtype in (torch.float32, torch.float64) and all(
+        x.device.type == "cpu" and x.dtype == dtype and x.ndim == 2 and x.is_contiguous() for x in tensors
+    )
+
+
+def _loop(kernel: Callable[..., None], *arguments: Tensor | float | None) -> None:
+    """Run a compiled loop over rows in as many threads as that is worth; the first argument is a tensor."""
+    arrays = [x.detach().numpy() if isinstance(x, Tensor) else x for x in arguments]
+    whole = [x for x in arrays if isinstance(x, np.ndarray)]
+    given = [whole[0].dtype.type(x) if isinstance(x, float) else x for x in arrays]
+
+    def work(part: slice) -> None:
+        kernel(*(x[part] if isinstance(x, np.ndarray) else x for x in given))
+
+    threads.run(threads.stretches(len(whole[0]), threads.n_worth(sum(x.nbytes for x in whole))), work)
 
 
 def folded_backward(grads: Sequence[Tensor], gain: Tensor, matrices: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
@@ -373,8 +425,8 @@ def folded_backward(grads: Sequence[Tensor], gain: Tensor, matrices: Sequence[Te
     return [grad.mul_(gain) for grad in grads], dgain
 
 
-def added(x: Tensor, inputs: Tensor, matrix: Tensor) -> Tensor:
-    """``x + inputs matrix^T`` in the precision of ``x``."""
+def added(x: Tensor, inputs: Tensor, matrix: Tensor, out: Tensor | None = None) -> Tensor:
+    """``x + inputs matrix^T`` in the precision of ``x``, written to ``out`` if there is one."""
     if inputs.dtype == x.dtype:
-        return torch.addmm(x, inputs, matrix.t())
-    return x + torch.mm(inputs, matrix.t())
+        return torch.addmm(x, inputs, matrix.t(), out=out)
+    return torch.add(x, torch.mm(inputs, matrix.t()), out=out)

@@ -2,13 +2,15 @@
 
 Attention of a decoding step is a product of one query with keys of another number in each row, and tensors have one
 width: they read what no row needs, write scores to memory and read them again, and want a mask. Here each row's keys
-and values are read once, as far as the row reaches. A norm is four operations on tensors, and one loop.
+and values are read once, as far as the row reaches. A norm is four operations on tensors, and one loop; so are the gate
+of an MLP and the gradients of both.
 
 Numbers are float32 or float64. Indices are unsigned where they are computed: numba looks whether signed ones are
 negative, and then makes no vector instructions.
 
-Not for GPUs. Nothing here has a gradient. Callers: :mod:`llmgym.agents.slot_attention` and
-:mod:`llmgym.agents.fused_decoding`.
+Not for GPUs. Nothing here is known to autograd. Callers: :mod:`llmgym.agents.slot_attention`,
+:mod:`llmgym.agents.fused_decoding` and :mod:`llmgym.agents.fused_functions`, which shares them out among threads
+(:mod:`llmgym.agents.threads`) and has the gradients.
 """
 
 from __future__ import annotations
@@ -146,6 +148,81 @@ def normalise(states: Any, epsilon: Any, out: Any, roots: Any) -> None:
         normed = out[i]
         for c in range(_U(width)):
             normed[c] = state[c] * inverse
+
+
+@_compiled
+def normalise_backward(grad: Any, unit: Any, scale: Any, plus: Any, out: Any) -> None:
+    """The gradient of ``x`` where ``unit = x * scale`` and ``1 / scale^2 = mean(x^2) + epsilon``, row by row.
+
+    ``out = scale * (grad - unit * mean(grad * unit)) + plus``
+
+    Args:
+        grad: ``(m, H)``. Of the unit.
+        unit: ``(m, H)``.
+        scale: ``(m, 1)``.
+        plus: ``(m, H)``; ``None``: nothing.
+        out: ``(m, H)``. Is filled.
+    """
+    m, width = grad.shape
+    for i in range(m):
+        of_unit, normed, into = grad[i], unit[i], out[i]
+        product = out.dtype.type(0)
+        for c in range(_U(width)):
+            product += of_unit[c] * normed[c]
+        mean = product / out.dtype.type(width)
+        factor = scale[i, 0]
+        if plus is None:
+            for c in range(_U(width)):
+                into[c] = factor * (of_unit[c] - normed[c] * mean)
+        else:
+            more = plus[i]
+            for c in range(_U(width)):
+                into[c] = factor * (of_unit[c] - normed[c] * mean) + more[c]
+
+
+@_compiled
+def gate(opened: Any, out: Any) -> None:
+    """``out = silu(gate) * up``, the middle of an MLP.
+
+    Args:
+        opened: ``(m, 2 * I)``. Gate and up.
+        out: ``(m, I)``. Is filled.
+
+    Source: Shazeer, "GLU Variants Improve Transformer" (2020), equation 6.
+    """
+    m, width = out.shape
+    one = out.dtype.type(1)
+    for i in range(m):
+        both, into = opened[i], out[i]
+        for c in range(_U(width)):
+            x = both[c]
+            small = _exp(-abs(x))
+            sigmoid = (one if x >= 0 else small) / (one + small)
+            into[c] = x * sigmoid * both[_U(width) + c]
+
+
+@_compiled
+def gate_backward(opened: Any, grad: Any, product: Any, dopened: Any) -> None:
+    """The gradient of :func:`gate`'s input, and its result once more.
+
+    Args:
+        opened: ``(m, 2 * I)``. Gate and up.
+        grad: ``(m, I)``. Of the result.
+        product: ``(m, I)``. Is filled with the result.
+        dopened: ``(m, 2 * I)``. Is filled with the gradient.
+    """
+    m, width = grad.shape
+    one = grad.dtype.type(1)
+    for i in range(m):
+        both, of_product, into, into_both = opened[i], grad[i], product[i], dopened[i]
+        for c in range(_U(width)):
+            x, up, slope = both[c], both[_U(width) + c], of_product[c]
+            small = _exp(-abs(x))
+            sigmoid = (one if x >= 0 else small) / (one + small)
+            activated = x * sigmoid
+            into[c] = activated * up
+            into_both[_U(width) + c] = slope * activated
+            into_both[c] = slope * up * (sigmoid + activated * (one - sigmoid))
 
 
 @_compiled

@@ -8,34 +8,18 @@ transformers' own models see :mod:`llmgym.agents.attention`.
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
+from llmgym.agents import threads
 from llmgym.agents.kernels import TILE, attend
 from llmgym.agents.slots import IntArray
 from llmgym.agents.tiled_cache import TiledCache
 
-#: Bytes of keys and values that a thread has to read in a layer, to be worth its waking: about 0.2 ms of reading.
-_BYTES_A_THREAD = 2**21
-
 #: Bytes of keys and values that a step reads in all layers, up to which they may still be in a CPU's own caches.
 _NEAR_BYTES = 2**21
-
-
-@cache
-def _threads(n: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(n, thread_name_prefix="llmgym-attention")
-
-
-# A fork has none of its parent's threads.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_threads.cache_clear)
 
 
 class SlotAttention:
@@ -61,7 +45,7 @@ class SlotAttention:
         self._places, self._positions = store.places(rows), positions
         n_bytes = int(positions.sum() + len(rows)) * store.layers[0][0, 0].nbytes // TILE
         self._far = n_bytes * len(store.layers) > _NEAR_BYTES
-        self._parts = self._shared_out(rows, min(torch.get_num_threads(), n_bytes // _BYTES_A_THREAD))
+        self._parts = self._shared_out(rows, threads.n_worth(n_bytes))
 
     def _shared_out(self, rows: IntArray, n_parts: int) -> list[slice]:
         """Which tokens each thread takes: all of a row, and about as much to read as the others."""
@@ -84,15 +68,8 @@ class SlotAttention:
         """Enter the keys and values of a layer, and fill ``out`` ``(m, heads, head_dim)``."""
         states = self._store.layers[layer]
 
-        def run(part: slice) -> None:
+        def enter_and_attend(part: slice) -> None:
             places, positions = self._places[part], self._positions[part]
             attend(qkv[part], gains, self._epsilon, self._turns, places, positions, states, self._far, out[part])
 
-        first, *others = self._parts
-        if not others:
-            run(first)
-            return
-        running = [_threads(torch.get_num_threads() - 1).submit(run, part) for part in others]
-        run(first)
-        for part in running:
-            part.result()
+        threads.run(self._parts, enter_and_attend)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,8 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 numba = pytest.importorskip("numba")
 
-from llmgym.agents import kernels, slot_attention  # noqa: E402
-from llmgym.agents.kernels import TILE, attend, normalise  # noqa: E402
+from llmgym.agents import fused_functions, kernels, slot_attention, threads  # noqa: E402
+from llmgym.agents.kernels import TILE, attend, gate, gate_backward, normalise, normalise_backward  # noqa: E402
 from llmgym.agents.slot_attention import SlotAttention  # noqa: E402
 from llmgym.agents.tiled_cache import TiledCache  # noqa: E402
 
@@ -150,7 +152,7 @@ def test_threads_share_rows_out_and_change_nothing(n_threads: int, monkeypatch: 
     rng = np.random.default_rng(1)
     held, counts = rng.integers(0, 60, 20).tolist(), ([1] * 15 + [30, 1, 7, 2, 1])
     alone = Case(np.float32, held, counts).result()
-    monkeypatch.setattr(slot_attention, "_BYTES_A_THREAD", 1)
+    monkeypatch.setattr(threads, "_BYTES_A_THREAD", 1)
     case, before = Case(np.float32, held, counts), torch.get_num_threads()
     torch.set_num_threads(n_threads)
     try:
@@ -166,7 +168,7 @@ def test_threads_share_rows_out_and_change_nothing(n_threads: int, monkeypatch: 
 
 
 def test_one_row_is_not_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slot_attention, "_BYTES_A_THREAD", 1)
+    monkeypatch.setattr(threads, "_BYTES_A_THREAD", 1)
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
@@ -204,6 +206,119 @@ def test_a_norm(dtype: Any, width: int) -> None:
     exact = np.sqrt((states.astype(np.float64) ** 2).mean(axis=1, keepdims=True) + 1e-5)
     assert np.allclose(roots, exact, rtol=TOLERANCE[dtype], atol=0)
     assert np.allclose(out, states / exact, rtol=TOLERANCE[dtype], atol=0)
+
+
+def exact_gradient(function: Any, states: Array, grad: Array) -> tuple[Array, Array]:
+    """What torch gives and its gradient, in float64."""
+    x = torch.from_numpy(states.astype(np.float64)).requires_grad_()
+    result = function(x)
+    (gradient,) = torch.autograd.grad(result, x, torch.from_numpy(grad.astype(np.float64)))
+    return result.detach().numpy(), gradient.numpy()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("with_more", [False, True])
+def test_gradient_of_a_norm(dtype: Any, with_more: bool) -> None:
+    rng = np.random.default_rng(3)
+    states, grad, more = rng.standard_normal((3, 7, 13)).astype(dtype)
+    unit, gradient = exact_gradient(lambda x: torch.rms_norm(x, (13,), eps=1e-5), states, grad)
+    scale = ((states.astype(np.float64) ** 2).mean(axis=1, keepdims=True) + 1e-5) ** -0.5
+    out = grad.copy()  # the same array may be read and written
+    normalise_backward(out, unit.astype(dtype), scale.astype(dtype), more if with_more else None, out)
+    assert np.allclose(out, gradient + more if with_more else gradient, rtol=0, atol=4 * TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("width", [1, 5, 64])
+def test_a_gate_and_its_gradient(dtype: Any, width: int) -> None:
+    rng = np.random.default_rng(4)
+    both, grad = rng.standard_normal((7, 2 * width)).astype(dtype), rng.standard_normal((7, width)).astype(dtype)
+    both[:, 0] = [0, -3, 3, -90, 90, -1000, 1000]
+    product, gradient = exact_gradient(
+        lambda x: torch.nn.functional.silu(x[:, :width]) * x[:, width:],
+        both,
+        grad,
+    )
+    out, again, dboth = np.empty_like(grad), np.empty_like(grad), np.empty_like(both)
+    gate(both, out)
+    gate_backward(both, grad, again, dboth)
+    assert np.allclose(again, product, rtol=TOLERANCE[dtype], atol=1e-34)
+    assert np.allclose(out, product, rtol=TOLERANCE[dtype], atol=1e-34)
+    assert np.allclose(dboth, gradient, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+def test_a_gate_hands_on_what_is_no_number() -> None:
+    both = np.zeros((3, 4), dtype=np.float32)
+    both[0, 0] = both[1, 2] = np.nan
+    out, dboth = np.empty((3, 2), dtype=np.float32), np.empty_like(both)
+    gate_backward(both, np.ones((3, 2), dtype=np.float32), out, dboth)
+    assert np.isnan(out[:, 0]).tolist() == [True, True, False]
+    assert np.isnan(dboth[:, 0]).tolist() == [True, True, False]
+    assert np.isfinite(out[:, 1]).all()
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_loops_over_tensors_give_what_operations_on_them_give(
+    n_threads: int, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    torch.set_num_threads(n_threads)
+    monkeypatch.setattr(threads, "_BYTES_A_THREAD", 1)
+    generator = torch.Generator().manual_seed(0)
+    both, (x, grad, more) = torch.randn(11, 6, generator=generator), torch.randn(3, 11, 3, generator=generator)
+    x.requires_grad_()  # as the inputs of a function with a gradient of its own do
+
+    def results() -> list[Any]:
+        with torch.no_grad():
+            unit, scale = fused_functions.normalised(x, 1e-3)
+            of_norm = [
+                fused_functions.normalised_backward(grad.clone(), unit, scale, plus=plus, out=out)
+                for plus in (None, more)
+                for out in (None, torch.empty(11, 3))
+            ]
+            gates = [fused_functions.gated(both), *fused_functions.gated_backward(both, grad.clone())]
+            return [unit, scale, *of_norm, *gates]
+
+    looped = results()
+    monkeypatch.setattr(fused_functions, "_are_loopable", lambda *_: False)
+    for mine, plain in zip(looped, results(), strict=True):
+        assert mine.dtype == torch.float32
+        assert torch.allclose(mine, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_what_loops_do_not_know_is_left_to_operations_on_tensors() -> None:
+    x = torch.ones(4, 6)
+    assert fused_functions._are_loopable(x, x.double().float())
+    assert not fused_functions._are_loopable(x, x.double())  # two precisions
+    assert not fused_functions._are_loopable(x.bfloat16())
+    assert not fused_functions._are_loopable(x[:, :3])  # gaps
+    assert not fused_functions._are_loopable(x.view(2, 2, 6))
+    assert not fused_functions._are_loopable(x.to("meta"))
+
+
+def test_threads_are_as_many_as_torch_may_use_and_the_work_is_worth(request: pytest.FixtureRequest) -> None:
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    torch.set_num_threads(3)
+    enough = threads._BYTES_A_THREAD
+    assert [threads.n_worth(n) for n in (0, enough, 2 * enough - 1, 2 * enough, 9 * enough)] == [1, 1, 1, 2, 3]
+    assert threads.stretches(7, 3) == [slice(0, 2), slice(2, 4), slice(4, 7)]
+    assert threads.stretches(2, 3) == [slice(0, 1), slice(1, 2)]
+    assert threads.stretches(0, 3) == [slice(0, 0)]
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_an_error_in_a_thread_is_raised_once_the_others_are_done(failing: int) -> None:
+    done = []
+
+    def work(part: slice) -> None:
+        if part.start == failing:
+            raise ValueError(f"part {failing}")
+        time.sleep(0.05 * (1 + part.start))
+        done.append(part.start)
+
+    with pytest.raises(ValueError, match=f"part {failing}"):
+        threads.run([slice(i, i + 1) for i in range(3)], work)
+    assert sorted(done) == sorted({0, 1, 2} - {failing})
 
 
 @given(st.data())
