@@ -226,6 +226,51 @@ def gate_backward(opened: Any, grad: Any, product: Any, dopened: Any) -> None:
 
 
 @_compiled
+def _enter(qkv: Any, gains: Any, epsilon: Any, turns: Any, tile: Any, lane: Any, turned: Any) -> None:
+    """One token: its queries and keys, normalised and turned, to ``turned``; keys and values to its tile."""
+    n_heads, head_dim = turned.shape
+    n_key_heads = tile.shape[0]
+    size, heads, key_heads = _U(head_dim), _U(n_heads - n_key_heads), _U(n_key_heads)
+    for j in range(heads + key_heads):
+        state, into, angles = qkv[j], turned[j], turns[_U(0) if j < heads else _U(1)]
+        if gains is not None:
+            gain = gains[j]
+            squares = turned.dtype.type(0)
+            for c in range(size):
+                squares += state[c] * state[c]
+            root = math.sqrt(squares / turned.dtype.type(head_dim) + epsilon)
+        for pair in range(size // _U(2)):
+            even, odd = _U(2) * pair, _U(2) * pair + _U(1)
+            real, imaginary = state[even], state[odd]
+            if gains is not None:
+                real *= gain[even] / root
+                imaginary *= gain[odd] / root
+            cosine, sine = angles[even], angles[odd]
+            into[even] = real * cosine - imaginary * sine
+            into[odd] = real * sine + imaginary * cosine
+    for k in range(key_heads):
+        keys, values = tile[k, _U(0)], tile[k, _U(1)]
+        key, value = turned[heads + k], qkv[heads + key_heads + k]
+        for c in range(size):
+            keys[lane, c] = key[c]
+            values[lane, c] = value[c]
+
+
+@_compiled
+def enter(
+    qkv: Any, gains: Any, epsilon: Any, turns: Any, places: Any, positions: Any, states: Any, turned: Any
+) -> None:
+    """Enter tokens into the cache; for the arguments see :func:`attend`.
+
+    ``turned`` ``(m, heads + K, head_dim)`` is filled with their queries and keys.
+    """
+    for i in range(_U(len(qkv))):
+        place, position = _U(places[i]), _U(positions[i])
+        newest, lane = position // _U(TILE), position % _U(TILE)
+        _enter(qkv[i], gains, epsilon, turns[position], states[place, newest], lane, turned[i])
+
+
+@_compiled
 def attend(
     qkv: Any, gains: Any, epsilon: Any, turns: Any, places: Any, positions: Any, states: Any, far: Any, out: Any
 ) -> None:
@@ -264,30 +309,7 @@ def attend(
         place, position = _U(places[i]), _U(positions[i])
         newest, lane = position // _U(TILE), position % _U(TILE)
 
-        for j in range(heads + key_heads):
-            state, into, angles = qkv[i, j], turned[j], turns[position, _U(0) if j < heads else _U(1)]
-            if gains is not None:
-                gain = gains[j]
-                squares = zero
-                for c in range(size):
-                    squares += state[c] * state[c]
-                root = math.sqrt(squares / out.dtype.type(head_dim) + epsilon)
-            for pair in range(size // _U(2)):
-                even, odd = _U(2) * pair, _U(2) * pair + _U(1)
-                real, imaginary = state[even], state[odd]
-                if gains is not None:
-                    real *= gain[even] / root
-                    imaginary *= gain[odd] / root
-                cosine, sine = angles[even], angles[odd]
-                into[even] = real * cosine - imaginary * sine
-                into[odd] = real * sine + imaginary * cosine
-
-        for k in range(key_heads):
-            keys, values = states[place, newest, k, _U(0)], states[place, newest, k, _U(1)]
-            key, value = turned[heads + k], qkv[i, heads + key_heads + k]
-            for c in range(size):
-                keys[lane, c] = key[c]
-                values[lane, c] = value[c]
+        _enter(qkv[i], gains, epsilon, turns[position], states[place, newest], lane, turned)
 
         for h in range(heads):
             answer = mixed[h]

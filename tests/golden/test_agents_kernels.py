@@ -131,6 +131,32 @@ def test_shapes_of_heads_and_norms_of_queries_and_keys(
     assert np.abs(case.result() - case.expected).max() < TOLERANCE[dtype] * max(1, scores / 4)
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(("heads", "gains", "n_threads"), [(2, False, 1), (6, True, 1), (6, False, 3)])
+def test_long_stretches_of_a_row_among_short_ones(
+    dtype: Any,
+    heads: int,
+    gains: bool,
+    n_threads: int,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    torch.set_num_threads(n_threads)
+    monkeypatch.setattr(threads, "_BYTES_A_THREAD", 1)
+    long = slot_attention._LONG
+    case = Case(dtype, [3, 0, 8, 0, 20], [1, long, long - 1, long + 9, long + 5], heads=heads, gains=gains)
+    attention = case.attention()
+    assert [part.stop - part.start for part in attention._long] == [long, long + 9, long + 5]
+    taken = sorted([*attention._parts, *attention._long], key=lambda part: part.start)
+    assert [part.start for part in taken] == [0, *(part.stop for part in taken[:-1])]
+    assert taken[-1].stop == len(case.rows)
+    assert np.abs(case.result() - case.expected).max() < 4 * TOLERANCE[dtype]
+    only = Case(dtype, [0], [long], heads=heads, gains=gains)
+    assert not only.attention()._parts
+    assert np.abs(only.result() - only.expected).max() < 4 * TOLERANCE[dtype]
+
+
 def test_scores_far_apart_neither_overflow_nor_vanish() -> None:
     """Weights of 1 and 0, the highest score in any tile."""
     case = Case(np.float32, [50, 33, 70], [1, 3, 1], scale=300.0)
