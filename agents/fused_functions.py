@@ -210,6 +210,11 @@ def joined(attended: Sequence[Tensor], buckets: Sequence[Bucket]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
+def rows_of(states: Tensor, wanted: Tensor | None) -> Tensor:
+    """Rows ``wanted`` of ``states``; ``None``: all."""
+    return states if wanted is None else states.index_select(0, wanted)
+
+
 class ShortAttention(Function):
     """Attention as plain matrix products, which on a CPU are quicker than fused kernels where sequences are short.
 
@@ -253,8 +258,9 @@ class ShortAttention(Function):
 class AfterAttention(Function):
     """``y = x + o(attended)``, then ``y + down(silu(gate(norm(y))) * up(norm(y)))``.
 
-    ``attended`` comes as ``(b, T, heads, head_dim)`` for each bucket. With ``kept``, what acting computed, nothing is
-    left to do, and ``last`` is the result: ``None`` where nobody reads it, which is then anything.
+    ``attended`` comes as ``(b, T, heads, head_dim)`` for each bucket. Where not all rows are ``wanted``, only these are
+    computed. With ``kept``, what acting computed, nothing is left to do, and ``last`` is the result: ``None`` where
+    nobody reads it, which is then anything.
     """
 
     @staticmethod
@@ -262,7 +268,7 @@ class AfterAttention(Function):
         ctx: Any,
         x: Tensor,
         gain: Tensor,
-        geometry: tuple[float, Sequence[Bucket]],
+        geometry: tuple[float, Sequence[Bucket], Tensor | None],
         kept: KeptLayer | None,
         last: Tensor | None,
         o: Tensor,
@@ -275,10 +281,10 @@ class AfterAttention(Function):
         down_bias: Tensor | None,
         *attended: Tensor,
     ) -> Tensor:
-        epsilon, buckets = geometry
+        epsilon, buckets, wanted = geometry
         if kept is None:
-            mixed = joined(attended, buckets).to(gain.dtype)
-            y = added(x, mixed, o)
+            mixed = rows_of(joined(attended, buckets), wanted).to(gain.dtype)
+            y = added(rows_of(x, wanted), mixed, o)
             if o_bias is not None:
                 y += o_bias
             unit, scale = normalised(y, epsilon)
@@ -293,10 +299,12 @@ class AfterAttention(Function):
             if down_bias is not None:
                 out += down_bias
         else:
-            mixed, unit, scale, both = kept.mixed, kept.after, kept.after_root.reciprocal(), kept.opened
+            states = (kept.mixed, kept.after, kept.after_root.reciprocal(), kept.opened)
+            mixed, unit, scale, both = (rows_of(part, wanted) for part in states)
             out = torch.empty_like(x) if last is None else last.clone()
+            out = rows_of(out, wanted)
         ctx.save_for_backward(mixed, unit, scale, gain, both, o, gate, up, down)
-        ctx.geometry, ctx.attended = geometry, [(part.shape, part.dtype) for part in attended]
+        ctx.n, ctx.geometry, ctx.attended = len(x), geometry, [(part.shape, part.dtype) for part in attended]
         ctx.biases = [bias is not None for bias in (o_bias, gate_bias, up_bias, down_bias)]
         return out
 
@@ -324,8 +332,11 @@ class AfterAttention(Function):
                     so_far = dbiases[index]
                     dbiases[index] = more if so_far is None else so_far + more
         dweights, dgain = folded_backward(of_both.chunk(2), gain, (gate, up))
+        _, buckets, wanted = ctx.geometry
+        if wanted is not None:
+            dx, dmixed = (part.new_zeros(ctx.n, part.shape[1]).index_copy_(0, wanted, part) for part in (dx, dmixed))
         dattended = []
-        for bucket, (shape, dtype) in zip(ctx.geometry[1], ctx.attended, strict=True):
+        for bucket, (shape, dtype) in zip(buckets, ctx.attended, strict=True):
             piece = dmixed[bucket.rows].to(dtype)
             if bucket.inverse is not None:  # no gradient at padding
                 padded = piece.new_zeros(bucket.shape[0] * bucket.shape[1], piece.shape[1])

@@ -22,6 +22,9 @@ from llmgym.agents.packing import Bucket, Packing
 #: Keys up to which plain matrix products are the quicker attention on a CPU.
 _SHORT = 96
 
+#: Of the last layer's rows after attention all are computed where more than this share is wanted.
+_NEARLY_ALL = 0.9
+
 
 class _Mask(NamedTuple):
     """How the attention of a bucket is computed.
@@ -55,25 +58,29 @@ def read_packed(
     # Sums over many layers stay in float32; where processors multiply in less, the factors are rounded.
     wide = torch.float32 if precision in (torch.bfloat16, torch.float16) else precision
     x = embedding(packing.ids, decoder.embedding, decoder.padding_id).to(wide)
+    states = packing.states if packing.last_states is None else torch.cat([packing.states, packing.last_states])
     if kept is not None and not torch.is_grad_enabled():
         x = kept.last
     else:
+        n = len(x)
+        wanted = packing.wanted if len(packing.wanted) < _NEARLY_ALL * n else None
         cos, sin = (part[:, None, : decoder.head_dim // 2] for part in decoder.rotary(packing.positions, wide))
         turns = torch.complex(cos, sin)
         # Attention in half precision pays on a GPU alone.
         attending = wide if x.device.type == "cpu" else precision
         masks = [_mask(bucket, attending, x.device) for bucket in packing.buckets]
         for index, layer in enumerate(decoder.layers):
-            arguments = (decoder, layer, packing.buckets, masks, turns)
+            is_last = index + 1 == len(decoder.layers)
+            arguments = (decoder, layer, packing.buckets, masks, turns, wanted if is_last else None)
             if gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(_layer, x, *arguments, use_reentrant=False, preserve_rng_state=False)
             elif kept is not None:
-                is_last = index + 1 == len(decoder.layers)
                 x = _layer(x, *arguments, kept.layer(index), kept.last if is_last else None)
             else:
                 x = _layer(x, *arguments)
-    wanted = packing.states if packing.last_states is None else torch.cat([packing.states, packing.last_states])
-    normed: torch.Tensor = RMSNorm.apply(x.index_select(0, wanted), decoder.norm, decoder.epsilon)
+        if wanted is not None:
+            states = torch.empty_like(packing.ids).index_copy_(0, wanted, torch.arange(len(x), device=x.device))[states]
+    normed: torch.Tensor = RMSNorm.apply(x.index_select(0, states), decoder.norm, decoder.epsilon)
     return normed
 
 
@@ -84,10 +91,11 @@ def _layer(
     buckets: tuple[Bucket, ...],
     masks: list[_Mask],
     turns: torch.Tensor,
+    wanted: torch.Tensor | None,
     kept: KeptLayer | None = None,
     last: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """``(n, H)`` from ``(n, H)``; for the last arguments see :class:`~llmgym.agents.fused_functions.AfterAttention`."""
+    """``(n, H)``, or of what is wanted ``(w, H)``, from ``(n, H)``; see :class:`~.fused_functions.AfterAttention`."""
     heads = Heads(decoder.n_heads, decoder.n_key_heads, decoder.head_dim)
     matrices = (layer.q.weight, layer.k.weight, layer.v.weight, layer.q.bias, layer.k.bias, layer.v.bias)
     geometry = (heads, decoder.epsilon, buckets)
@@ -100,7 +108,7 @@ def _layer(
     after: torch.Tensor = AfterAttention.apply(
         x,
         layer.post_norm,
-        (decoder.epsilon, buckets),
+        (decoder.epsilon, buckets, wanted),
         kept,
         last,
         *(linear.weight for linear in mlp),

@@ -59,6 +59,7 @@ class Packing:
         buckets: One after the other they are all the packed rows.
         states: ``(m,)`` int64. Packed rows in whose state a policy chose a token, in the order of the response mask.
         last_states: ``(B,)`` int64. The same after the last token of each response; ``None`` if not asked for.
+        wanted: ``(w,)`` int64. All rows in the two, each once.
         responses: ``(n,)`` int64. A response in whose transcript each token is; ``None`` where rows were moved.
     """
 
@@ -67,6 +68,7 @@ class Packing:
     buckets: tuple[Bucket, ...]
     states: torch.Tensor
     last_states: torch.Tensor | None
+    wanted: torch.Tensor
     responses: Ints | None
 
     def moved(self, to: Ints, n: int) -> Packing:
@@ -78,6 +80,7 @@ class Packing:
             buckets=tuple(bucket.moved(index) for bucket in self.buckets),
             states=index[self.states],
             last_states=None if self.last_states is None else index[self.last_states],
+            wanted=index[self.wanted],
             responses=None,
         )
 
@@ -131,10 +134,10 @@ def pack(
     fed = ends if with_last else np.maximum(chosen - 1, 0)
     sequences, first = _sequences(index, prompt, fed)
 
-    def states(row: Ints, column: Ints) -> torch.Tensor:
+    def states_after(row: Ints, column: Ints) -> Ints:
         """Packed rows after ``column`` tokens of responses ``row``: of the prompt's last token at first."""
         start, last = first[row], prompt_start[index[row]] + prompt[row] - 1
-        return torch.from_numpy(np.where(column == 0, last, start + column - 1)).to(device)
+        return np.where(column == 0, last, start + column - 1)
 
     device = response_ids.device
     prompt_start = np.zeros(len(prompt_ids), dtype=np.int64)
@@ -147,12 +150,15 @@ def pack(
     place = np.where(column < prompt[row], column, column - prompt[row] + prompt_ids.shape[1])
     joined = torch.cat([prompt_ids[prompt_index], response_ids], dim=1)
     at = torch.from_numpy(np.stack([row, place])).to(device)
+    states = states_after(*mask.nonzero())
+    last_states = states_after(np.arange(len(ends)), ends) if with_last else states[:0]
     return Packing(
         ids=joined[at[0], at[1]],
         positions=torch.from_numpy(column).to(device),
         buckets=tuple(_buckets(sequences, device)),
-        states=states(*mask.nonzero()),
-        last_states=states(np.arange(len(ends)), ends) if with_last else None,
+        states=torch.from_numpy(states).to(device),
+        last_states=torch.from_numpy(last_states).to(device) if with_last else None,
+        wanted=torch.from_numpy(np.unique(np.concatenate([states, last_states]))).to(device),
         responses=row,
     )
 

@@ -113,8 +113,11 @@ def gradients(model: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", KNOWN)
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_states_and_gradients_are_those_of_transformers(name: str, checkpointing: bool) -> None:
+@pytest.mark.parametrize(("checkpointing", "nearly_all"), [(False, 0.0), (False, 2.0), (True, 2.0)])
+def test_states_and_gradients_are_those_of_transformers(
+    name: str, checkpointing: bool, nearly_all: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fused_learning, "_NEARLY_ALL", nearly_all)  # whether the last layer computes what nobody reads
     groups, model = Groups(), make_model(name)
     reference = in_float64(model)
     trunk = Trunk(model, gradient_checkpointing=checkpointing)
@@ -275,9 +278,14 @@ def test_gradient_after_attention(with_biases: bool) -> None:
     biases = (numbers(hidden), numbers(inner), numbers(inner), numbers(hidden)) if with_biases else (None,) * 4
 
     def function(x: Any, gain: Any, *rest: Any) -> Any:
-        return AfterAttention.apply(x, gain, (1e-3, packing.buckets), None, None, *rest)
+        return AfterAttention.apply(x, gain, (1e-3, packing.buckets, wanted), None, None, *rest)
 
-    assert gradcheck(function, (numbers(n, hidden), numbers(hidden), *matrices, *biases, *attended))
+    inputs = (numbers(n, hidden), numbers(hidden), *matrices, *biases, *attended)
+    wanted: Any = None
+    assert gradcheck(function, inputs)
+    everything, wanted = function(*inputs), torch.tensor([n - 1, 0, 3])
+    assert torch.allclose(function(*inputs), everything[wanted], rtol=0, atol=1e-14)
+    assert gradcheck(function, inputs)
 
 
 @pytest.mark.parametrize("entropy_gradient", [False, True])

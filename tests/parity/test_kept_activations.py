@@ -87,11 +87,14 @@ def assert_same(mine: list[Any], theirs: list[Any], atol: float = 1e-6) -> None:
         assert torch.allclose(one, other, rtol=1e-5, atol=atol)
 
 
-@pytest.mark.parametrize("short", [96, 0])
+@pytest.mark.parametrize(("short", "nearly_all"), [(96, 0.0), (96, 2.0), (0, 2.0)])
 @pytest.mark.parametrize("name", KNOWN)
-def test_the_same_gradient(name: str, short: int, found: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_gradient(
+    name: str, short: int, nearly_all: float, found: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The environment writes into transcripts, prompts are shared, one slot sits out and comes back."""
     monkeypatch.setattr(fused_learning, "_SHORT", short)
+    monkeypatch.setattr(fused_learning, "_NEARLY_ALL", nearly_all)
     monkeypatch.setattr(fused_functions, "_STRETCH", 7)
     results = []
     for keep in (True, False):

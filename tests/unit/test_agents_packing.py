@@ -68,6 +68,7 @@ def test_each_state_sees_its_transcript_and_nothing_else(
     states = packing.states if packing.last_states is None else torch.cat([packing.states, packing.last_states])
     assert [context(packing, int(state)) for state in states] == wanted
     assert packing.positions[states].tolist() == [len(transcript) - 1 for transcript in wanted]
+    assert packing.wanted.tolist() == sorted(set(states.tolist()))
 
 
 @given(**SIZES, with_last=st.booleans())
