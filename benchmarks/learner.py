@@ -147,17 +147,26 @@ def product_rate(dtype: torch.dtype, clock: Callable[[], float], n: int = 1024, 
 def least_operations(model: PreTrainedModel, batch: RolloutBatch) -> int:
     """Floating-point operations of the matrix products that an update cannot do without.
 
-    Three products for each token and weight, forward and two backward: of the layers for every response token and for
-    the prompt of a group once, of the output layer for response tokens alone. Attention's own are left out.
+    Three products for each token and weight, forward and two backward. Of the layers: for the prompt of a group once,
+    and for every response token but the last, whose state nobody reads. Of a prompt the last state alone is read, so
+    for its other tokens the last layer ends with keys and values. Of the output layer: for response tokens alone.
+    Attention's own products are left out.
     """
     head = model.get_output_embeddings().weight
-    body = sum(
-        weight.numel()
-        for name, weight in model.named_parameters()
-        if weight.dim() == 2 and weight is not head and "embed_tokens" not in name
-    )
-    n_response, n_prompt = int(batch.response_lengths.sum()), int(batch.prompt_lengths[:: batch.group_size].sum())
-    return 6 * (body * (n_response + n_prompt) + head.numel() * n_response)
+    last = f"layers.{model.config.num_hidden_layers - 1}."
+    everywhere = where_read = 0
+    for name, weight in model.named_parameters():
+        if weight.dim() != 2 or weight is head or "embed_tokens" in name:
+            continue
+        if last in name and not any(part in name for part in ("k_proj", "v_proj")):
+            where_read += weight.numel()
+        else:
+            everywhere += weight.numel()
+    n_chosen = int(batch.response_lengths.sum())
+    prompts = batch.prompt_lengths[:: batch.group_size]
+    n_fed = n_chosen - len(batch.response_lengths)
+    n_read = n_fed + len(prompts)
+    return 6 * (everywhere * (n_fed + int(prompts.sum())) + where_read * n_read + head.numel() * n_chosen)
 
 
 def speed_row(options: Learner, hidden: int, lengths: str) -> dict[str, Any]:

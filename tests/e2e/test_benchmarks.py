@@ -246,14 +246,17 @@ def test_the_least_that_learning_needs(program):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     learner = program("learner")
-    shape = {"vocab_size": 7, "hidden_size": 4, "intermediate_size": 5, "num_hidden_layers": 1}
+    shape = {"vocab_size": 7, "hidden_size": 4, "intermediate_size": 5, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 1, "num_key_value_heads": 1}
     batch = type("Batch", (), {})()
     batch.response_lengths, batch.prompt_lengths, batch.group_size = np.array([1, 2, 3, 4]), np.full(4, 3), 2
-    body, head = 4 * 4 * 4 + 3 * 4 * 5, 7 * 4
+    keys_and_values, others, head = 2 * 4 * 4, 2 * 4 * 4 + 3 * 4 * 5, 7 * 4
+    fed, read = 2 * 3 + (0 + 1 + 2 + 3), 2 + (0 + 1 + 2 + 3)  # a prompt's last state is read, that of a last token not
     for tied in (False, True):
         model = LlamaForCausalLM(LlamaConfig(**shape, **heads, tie_word_embeddings=tied))
-        assert learner.least_operations(model, batch) == 6 * (body * (10 + 2 * 3) + head * 10)
+        assert learner.least_operations(model, batch) == 6 * (
+            2 * keys_and_values * fed + others * (fed + read) + head * 10
+        )
 
 
 def test_time_is_put_down_to_the_function_that_took_it(program):
