@@ -301,8 +301,10 @@ class AfterAttention(Function):
         else:
             states = (kept.mixed, kept.after, kept.after_root.reciprocal(), kept.opened)
             mixed, unit, scale, both = (rows_of(part, wanted) for part in states)
-            out = torch.empty_like(x) if last is None else last.clone()
-            out = rows_of(out, wanted)
+            if last is None:
+                out = x.new_empty(len(unit), x.shape[1])
+            else:
+                out = last.clone() if wanted is None else rows_of(last, wanted)
         ctx.save_for_backward(mixed, unit, scale, gain, both, o, gate, up, down)
         ctx.n, ctx.geometry, ctx.attended = len(x), geometry, [(part.shape, part.dtype) for part in attended]
         ctx.biases = [bias is not None for bias in (o_bias, gate_bias, up_bias, down_bias)]

@@ -397,3 +397,13 @@ def test_attend_writes_only_what_is_new() -> None:
     changed = np.argwhere(~((layer == before) | (np.isnan(layer) & np.isnan(before))).all(axis=(2, 3, 5)))
     expected = sorted((int(place), p // TILE, p % TILE) for place, p in zip(places, case.positions, strict=True))
     assert sorted(map(tuple, changed.tolist())) == expected
+
+
+def test_loops_are_compiled_where_there_is_no_place_to_keep_them() -> None:
+    within: dict[str, Any] = {}
+    exec("def add_one(x):\n    x[0] += 1", within)  # has no file that a place could be found for
+    with pytest.raises(RuntimeError, match="no locator"):
+        numba.njit(within["add_one"], cache=True)
+    numbers = np.zeros(1)
+    kernels._compiled(within["add_one"])(numbers)
+    assert numbers[0] == 1
