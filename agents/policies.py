@@ -41,7 +41,7 @@ from llmgym.agents.scoring import ChosenTokens, Scores, score_tokens
 from llmgym.agents.slots import Feed, IntArray, SlotDecoder, SlotRows, next_feed
 from llmgym.agents.static_decoding import StaticDecoder
 from llmgym.agents.trunks import Trunk, output_layer, spread
-from llmgym.errors import InvalidOptionError, NotFiniteError
+from llmgym.errors import InvalidActionError, InvalidOptionError, NotFiniteError
 from llmgym.tokenizers import TINY_REASONER, Tokenizer
 
 __all__ = ["WAIT", "Policy", "Scores"]
@@ -269,7 +269,7 @@ class Policy(TokenDistribution):
     # -- acting ------------------------------------------------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what is remembered of the slots, which is made again: a cache seen in two types cannot be pickled."""
+        """Without what is remembered of the slots, which is made again, and may be larger than the model."""
         return self.__dict__ | {"_slots": None, "_decoder": None, "_keeps": False}
 
     def forget(self) -> None:
@@ -339,8 +339,8 @@ class Policy(TokenDistribution):
             logprobs: ``(N,)`` float32, under the distribution sampled from; 0 where the slot waits.
 
         Raises:
-            InvalidActionError: If a slot that did not restart shows no new token; with a grammar also if a turn does
-                not keep to it, or it cannot be known where one began.
+            InvalidActionError: If a transcript is empty, or a slot that did not restart shows no new token; with a
+                grammar also if a turn does not keep to it, or it cannot be known where one began.
             InvalidOptionError: If a transcript is longer than the model's positions reach, or a grammar and
                 ``forbidden`` together leave no token.
             NotFiniteError: If the model's logits are no finite numbers.
@@ -366,6 +366,12 @@ class Policy(TokenDistribution):
         if not live.any():
             return actions, logprobs
         self._check_positions(int(lengths[live].max()))
+        if (lengths[live] < 1).any():
+            raise InvalidActionError(
+                f"Expected at least one token in the observation of slot {np.flatnonzero(live & (lengths < 1))[0]}, "
+                "actual: 0. A model needs one to go on from: give an empty prompt a token of its own, or say in "
+                "`waiting` that the slot waits."
+            )
         if self._grammar is not None:
             self._grammar.use(self.tokenizer, self.n_actions)
             self._grammar.read_slots(ids, lengths, live, fresh, restarted, turn_starts)

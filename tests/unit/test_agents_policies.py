@@ -110,6 +110,15 @@ def test_a_slot_without_a_new_token_is_refused() -> None:
         policy.act(observe([[3, 2], [4]]))
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_transcript_without_tokens_is_refused_unless_it_waits(fused: bool) -> None:
+    policy = Policy(tiny_llama(), fused=fused)
+    with pytest.raises(InvalidActionError, match="at least one token in the observation of slot 1, actual: 0"):
+        policy.act(observe([[3, 5], []]))
+    actions, _ = policy.act(observe([[3, 5], []]), waiting=np.array([False, True]))
+    assert actions[1] == -1
+
+
 @pytest.mark.parametrize("top_k", [0, -1, 2.5, float("nan")])
 def test_top_k_is_a_count(top_k: Any) -> None:
     with pytest.raises(InvalidOptionError, match=f"top_k a whole number >= 1, actual: {top_k}"):
