@@ -207,12 +207,12 @@ class FusedDecoder:
             positions.append((block.seen[:, None] + steps)[taken])
             ends.append(m + np.cumsum(block.counts) - 1)
             m += len(tokens[-1])
-        of_tokens, places = np.concatenate(tokens), np.concatenate(positions)
+        of_tokens, of_positions = np.concatenate(tokens), np.concatenate(positions)
         stream = self._decoder.embedding.index_select(0, torch.from_numpy(of_tokens)).to(self._wide)
         buffers = self._buffers_for(m)
         kept = self.activations.claim(m) if self.keeps else None
-        turns = self._turns_at(int(places.max()))
-        attention = SlotAttention(self.cache, turns, self._epsilon, np.concatenate(rows), places)
+        turns = self._turns_at(int(of_positions.max()))
+        attention = SlotAttention(self.cache, turns, self._epsilon, np.concatenate(rows), of_positions)
         into = [None] * len(self._layers) if kept is None else self.activations.layers(kept)
         for index, (layer, of_layer) in enumerate(zip(self._layers, into, strict=True)):
             self._layer(stream, layer, index, attention, buffers, of_layer)

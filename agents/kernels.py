@@ -16,7 +16,10 @@ Not for GPUs. Nothing here is known to autograd. Callers: :mod:`llmgym.agents.sl
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
+from functools import wraps
+from pickle import UnpicklingError
 from typing import Any
 
 import llvmlite.ir
@@ -38,18 +41,38 @@ _U = np.uint64
 #: out that weights are no finite numbers any more.
 _FAST = {"reassoc", "contract", "arcp", "nsz"}
 
-#: Less than any score.
-_LOWEST = -1e30
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": _FAST}
+
+#: Whether loops can ask for memory ahead: not where a debugger runs them as Python (``NUMBA_DISABLE_JIT=1``).
+PREFETCHES = not numba.config.DISABLE_JIT
+
+#: The score of what is not there. Where a token's own scores are all like it, its weights are NaN, as softmax has them.
+_LOWEST = -np.inf
 
 
 def _compiled(function: Callable[..., None]) -> Callable[..., None]:
     """Compiled at its first call, and kept on disk for the next process where there is a place to write to."""
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": _FAST}
     try:
-        compiled = numba.njit(function, cache=True, **options)
+        kept = numba.njit(function, cache=True, **_OPTIONS)
     except RuntimeError:  # neither this folder nor one of the user's can be written to
-        compiled = numba.njit(function, **options)
-    return compiled  # type: ignore[no-any-return]
+        kept = numba.njit(function, **_OPTIONS)
+
+    @wraps(function)
+    def call(*arguments: Any) -> None:
+        nonlocal kept
+        try:
+            kept(*arguments)
+        except (OSError, EOFError, UnpicklingError) as error:  # of the files, before anything was computed
+            warnings.warn(
+                f"Compiled loops cannot be kept in, or taken from, the folder of numba's cache: {error!r}. They are "
+                "compiled anew in each process. The environment variable NUMBA_CACHE_DIR names another folder.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            kept = numba.njit(function, **_OPTIONS)
+            kept(*arguments)
+
+    return call
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -86,7 +109,7 @@ def _exp(x: float) -> float:
 
 @overload(_exp, inline="always")  # type: ignore[untyped-decorator]
 def _exp_for(x: Any) -> Any:
-    """``exp(x)``; in float32, for ``x <= 0``, of operations that there are vector instructions for, within 2 ulp.
+    """``exp(x)``; in float32, for ``x <= 0``, of operations that there are vector instructions for, within 5 ulp.
 
     ``exp(x) = 2^k exp(r)`` with ``k`` whole and ``|r| <= log(2) / 2``; the second factor is a polynomial. Below -87,
     where float32 ends, it is ``exp(-87)``.
@@ -225,7 +248,7 @@ def gate_backward(opened: Any, grad: Any, product: Any, dopened: Any) -> None:
             into_both[c] = slope * up * (sigmoid + activated * (one - sigmoid))
 
 
-@_compiled
+@numba.njit(**_OPTIONS)  # type: ignore[untyped-decorator]
 def _enter(qkv: Any, gains: Any, epsilon: Any, turns: Any, tile: Any, lane: Any, turned: Any) -> None:
     """One token: its queries and keys, normalised and turned, to ``turned``; keys and values to its tile."""
     n_heads, head_dim = turned.shape

@@ -17,7 +17,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from llmgym.agents import threads
-from llmgym.agents.kernels import TILE, attend, enter
+from llmgym.agents.kernels import PREFETCHES, TILE, attend, enter
 from llmgym.agents.slots import IntArray
 from llmgym.agents.tiled_cache import TiledCache
 
@@ -50,7 +50,7 @@ class SlotAttention:
         self._store, self._turns, self._epsilon = store, turns, epsilon
         self._places, self._positions = store.places(rows), positions
         n_bytes = int(positions.sum() + len(rows)) * store.layers[0][0, 0].nbytes // TILE
-        self._far = n_bytes * len(store.layers) > _NEAR_BYTES
+        self._far = PREFETCHES and n_bytes * len(store.layers) > _NEAR_BYTES
         n_parts = threads.n_worth(n_bytes)
         # Tokens of a row lie next to each other.
         is_long = len(rows) >= _LONG and bool((rows[_LONG - 1 :] == rows[: len(rows) - _LONG + 1]).any())

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from functools import partial
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -164,6 +168,20 @@ def test_scores_far_apart_neither_overflow_nor_vanish() -> None:
     assert np.abs(case.result() - case.expected).max() < 0.02 * np.abs(case.expected).max()
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("tokens", [1, 5, TILE, TILE + 3])
+def test_no_score_is_too_low(dtype: Any, tokens: int) -> None:
+    """Equal scores have equal weights, even where all are below what other softmaxes take for nothing."""
+    case = Case(dtype, [0], [tokens], heads=1, key_heads=1, head_dim=2)
+    case.turns[:] = [1, 0]  # of both
+    case.qkv[:, 0], case.qkv[:, 1] = [1e15, 0], [-2e15, 0]
+    means = np.cumsum(case.qkv[:, 2], axis=0) / np.arange(1, tokens + 1)[:, None]
+    assert np.allclose(case.result()[:, 0], means, rtol=0, atol=4 * TOLERANCE[dtype])
+    case.qkv[:, 0], case.qkv[:, 1] = [1e300, 0] if dtype is np.float64 else [1e25, 0], [-1e25, 0]
+    case.qkv[:, 1] *= 1e10 if dtype is np.float64 else 1
+    assert np.isnan(case.result()).all()  # all minus infinity
+
+
 @pytest.mark.parametrize("which", ["query", "key", "value"])
 def test_a_number_that_is_none_is_handed_on(which: str) -> None:
     case = Case(np.float32, [20, 3], [1, 1])
@@ -205,8 +223,8 @@ def test_one_row_is_not_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.set_num_threads(before)
 
 
-def test_exp_in_float32_is_within_two_units_of_the_last_place() -> None:
-    @numba.njit
+def test_exp_in_float32_is_within_five_units_of_the_last_place() -> None:
+    @numba.njit(**kernels._OPTIONS)  # it is compiled with those of its caller
     def each(x: Array, out: Array) -> None:
         for i in range(len(x)):
             out[i] = kernels._exp(x[i])
@@ -215,7 +233,7 @@ def test_exp_in_float32_is_within_two_units_of_the_last_place() -> None:
     out = np.empty_like(x)
     each(x, out)
     exact = np.exp(x.astype(np.float64))
-    assert (np.abs(out - exact) / np.spacing(exact.astype(np.float32))).max() < 2
+    assert (np.abs(out - exact) / np.spacing(exact.astype(np.float32))).max() < 5
     each(np.array([-1e30, -np.inf, 0.0, np.nan], dtype=np.float32), out[:4])
     assert out[0] == out[1] < 1.7e-38
     assert out[2] == 1
@@ -407,3 +425,37 @@ def test_loops_are_compiled_where_there_is_no_place_to_keep_them() -> None:
     numbers = np.zeros(1)
     kernels._compiled(within["add_one"])(numbers)
     assert numbers[0] == 1
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), EOFError(), UnpicklingError("truncated")])
+def test_a_cache_on_disk_that_fails_costs_a_warning(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def add_one(x: Array) -> None:
+        x[0] += 1
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(numba.core.caching.FunctionCache, "load_overload", fail)
+    numbers, compiled = np.zeros(1), kernels._compiled(add_one)
+    with pytest.warns(RuntimeWarning, match="NUMBA_CACHE_DIR"):
+        compiled(numbers)
+    compiled(numbers)  # without another
+    assert numbers[0] == 2
+
+
+def test_loops_run_as_python_for_a_debugger() -> None:
+    program = """
+import numpy as np
+from llmgym.agents import kernels, slot_attention
+from llmgym.agents.tiled_cache import TiledCache
+slot_attention._NEAR_BYTES = 0
+cache = TiledCache(1, 1, 1, 2, np.float32)
+cache.reserve(2)
+out = np.empty((2, 1, 2), np.float32)
+qkv, turns = np.ones((2, 3, 2), np.float32), np.ones((2, 2, 2), np.float32)
+attention = slot_attention.SlotAttention(cache, turns, np.float32(0), np.zeros(2, np.int64), np.arange(2))
+attention.attend(0, qkv, None, out)
+assert (out == 1).all(), out
+"""
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=120)
