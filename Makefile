@@ -35,7 +35,7 @@ demo: $(READY) ## Train the shipped model with GRPO and show what it learned (ab
 	@$(BIN)/python benchmarks/main_job.py
 
 test: $(READY) ## Run the quick tests: offline, no GPU
-	@$(PYTEST) -n $(JOBS) -q
+	@$(PYTEST) -n $(JOBS) --dist worksteal -q
 
 slow: $(READY) ## Run the long tests: learning over several seeds, property tests with many examples
 	@$(PYTEST) -m "(slow or learning) and not gpu and not network"
