@@ -316,7 +316,10 @@ class AfterAttention(Function):
         mixed, unit, scale, gain, both, o, gate, up, down = ctx.saved_tensors
         weight = torch.cat([gate, up]) * gain
         of_both, ddown, do = (torch.zeros_like(matrix) for matrix in (weight, down, o))
-        dbiases: list[Tensor | None] = [None] * 4
+        dbiases = [
+            weight.new_zeros(len(matrix)) if has_bias else None
+            for matrix, has_bias in zip((o, gate, up, down), ctx.biases, strict=True)
+        ]
         dx, dmixed = torch.empty_like(dout), torch.empty_like(mixed)
         for part in stretches(unit):
             grad = dout[part].to(gain.dtype)
@@ -329,10 +332,9 @@ class AfterAttention(Function):
             do.addmm_(of_mixed.t(), mixed[part])
             torch.mm(of_mixed, o, out=dmixed[part])
             of_biases = (of_mixed.sum(0), *dboth.sum(0).chunk(2), grad.sum(0)) if any(ctx.biases) else ()
-            for index, more in enumerate(of_biases):
-                if ctx.biases[index]:
-                    so_far = dbiases[index]
-                    dbiases[index] = more if so_far is None else so_far + more
+            for dbias, more in zip(dbiases, of_biases, strict=False):
+                if dbias is not None:
+                    dbias += more
         dweights, dgain = folded_backward(of_both.chunk(2), gain, (gate, up))
         _, buckets, wanted = ctx.geometry
         if wanted is not None:
@@ -429,7 +431,11 @@ def _loop(kernel: Callable[..., None], *arguments: Tensor | float | None) -> Non
     def work(part: slice) -> None:
         kernel(*(x[part] if isinstance(x, np.ndarray) else x for x in given))
 
-    threads.run(threads.stretches(len(whole[0]), threads.n_worth(sum(x.nbytes for x in whole))), work)
+    n_parts = threads.n_worth(sum(x.nbytes for x in whole))
+    if n_parts < 2:
+        kernel(*given)
+    else:
+        threads.run(threads.stretches(len(whole[0]), n_parts), work)
 
 
 def folded_backward(grads: Sequence[Tensor], gain: Tensor, matrices: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:

@@ -44,10 +44,15 @@ def run(parts: Sequence[slice], work: Callable[[slice], None]) -> None:
     if not others:
         work(first)
         return
-    running = [_threads(torch.get_num_threads()).submit(work, part) for part in others]
+    running = []
     try:
+        for part in others:
+            try:
+                running.append(_threads(torch.get_num_threads()).submit(work, part))
+            except RuntimeError:  # no thread begins any more: the interpreter ends, or the system has none left
+                work(part)
         work(first)
     finally:
         wait(running)  # nothing is written any more once this has returned
-    for part in running:
-        part.result()
+    for other in running:
+        other.result()

@@ -286,6 +286,9 @@ def test_gradient_after_attention(with_biases: bool) -> None:
     everything, wanted = function(*inputs), torch.tensor([n - 1, 0, 3])
     assert torch.allclose(function(*inputs), everything[wanted], rtol=0, atol=1e-14)
     assert gradcheck(function, inputs)
+    wanted = torch.tensor([], dtype=torch.long)
+    known = [x for x in inputs if x is not None]
+    assert all((grad == 0).all() for grad in torch.autograd.grad(function(*inputs).sum(), known))
 
 
 @pytest.mark.parametrize("entropy_gradient", [False, True])

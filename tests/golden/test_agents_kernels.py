@@ -443,6 +443,23 @@ def test_a_cache_on_disk_that_fails_costs_a_warning(error: Exception, monkeypatc
     assert numbers[0] == 2
 
 
+def test_work_is_done_when_no_thread_begins_any_more() -> None:
+    """In a thread that outlives the main one."""
+    program = """
+import threading, time
+from llmgym.agents import threads
+done = []
+def train():
+    threading.main_thread().join()
+    time.sleep(0.2)
+    threads.run([slice(i, i + 1) for i in range(3)], lambda part: done.append(part.start))
+    print(sorted(done), flush=True)
+threading.Thread(target=train).start()
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    assert run.stdout.strip() == "[0, 1, 2]", run.stderr
+
+
 def test_loops_run_as_python_for_a_debugger() -> None:
     program = """
 import numpy as np
