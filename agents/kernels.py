@@ -46,7 +46,7 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": _
 #: Whether loops can ask for memory ahead: not where a debugger runs them as Python (``NUMBA_DISABLE_JIT=1``).
 PREFETCHES = not numba.config.DISABLE_JIT
 
-#: The score of what is not there. Where a token's own scores are all like it, its weights are NaN, as softmax has them.
+#: The score of what is not there. Where those of the first tile are all like it, weights are NaN.
 _LOWEST = -np.inf
 
 
@@ -205,7 +205,7 @@ def normalise_backward(grad: Any, unit: Any, scale: Any, plus: Any, out: Any) ->
 
 @_compiled
 def gate(opened: Any, out: Any) -> None:
-    """``out = silu(gate) * up``, the middle of an MLP.
+    """``out = silu(gate) * up``, the middle of an MLP; in float32 the sigmoid is at least ``exp(-87)``.
 
     Args:
         opened: ``(m, 2 * I)``. Gate and up.
