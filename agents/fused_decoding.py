@@ -28,7 +28,7 @@ from torch import nn
 from llmgym.agents.activations import Activations, KeptLayer
 from llmgym.agents.architectures import Decoder, DecoderLayer
 from llmgym.agents.fused_functions import gated
-from llmgym.agents.kernels import normalise
+from llmgym.agents.kernels import gate, normalise
 from llmgym.agents.slot_attention import SlotAttention
 from llmgym.agents.slots import Block, Feed, IntArray
 from llmgym.agents.tiled_cache import TiledCache
@@ -64,6 +64,7 @@ class _Buffers(NamedTuple):
     normed: torch.Tensor  # (m, H)
     root: torch.Tensor  # (m, 1)
     opened: torch.Tensor  # (m, 2 * I)
+    gated: torch.Tensor  # (m, I)
 
 
 class FusedDecoder:
@@ -233,7 +234,7 @@ class FusedDecoder:
         kept: KeptLayer | None,
     ) -> None:
         """Add what a layer has to say to the residual stream ``(m, H)``; ``kept`` is written to."""
-        qkv, qkv_heads, mixed, mixed_heads, before, before_root, opened = buffers
+        qkv, qkv_heads, mixed, mixed_heads, before, before_root, opened, product = buffers
         after, after_root = before, before_root
         if kept is not None:
             before, before_root, after, after_root, opened = (
@@ -253,7 +254,11 @@ class FusedDecoder:
         _add_product(stream, mixed, layer.o, layer.o_bias)
         self._normalise(stream, after, after_root)
         _multiply(after, layer.mlp, layer.mlp_bias, opened)
-        _add_product(stream, gated(opened), layer.down, layer.down_bias)
+        if opened.dtype == self._wide:
+            gate(opened.numpy(), product.numpy())
+        else:
+            product = gated(opened)
+        _add_product(stream, product, layer.down, layer.down_bias)
 
     def _normalise(self, states: torch.Tensor, out: torch.Tensor, root: torch.Tensor) -> None:
         """``out = states / root`` with ``root = sqrt(mean(states^2) + epsilon)`` over the last axis.
@@ -276,7 +281,8 @@ class FusedDecoder:
             qkv, mixed, root = (torch.empty(m, width, dtype=self._wide) for width in widths)
             qkv_heads, mixed_heads = (heads.numpy().reshape(m, -1, self._decoder.head_dim) for heads in (qkv, mixed))
             normed, opened = (first.mlp.new_empty(m, width) for width in first.mlp.shape)
-            self._buffers = _Buffers(qkv, qkv_heads, mixed, mixed_heads, normed, root, opened)
+            product = opened.new_empty(m, len(first.down))
+            self._buffers = _Buffers(qkv, qkv_heads, mixed, mixed_heads, normed, root, opened, product)
         return self._buffers
 
     def _turns_at(self, position: int) -> npt.NDArray[np.floating]:
