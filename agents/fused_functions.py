@@ -435,7 +435,7 @@ def _loop(kernel: Callable[..., None], *arguments: Tensor | float | None) -> Non
     if n_parts < 2:
         kernel(*given)
     else:
-        threads.run(threads.stretches(len(whole[0]), n_parts), work)
+        threads.run(threads.split(len(whole[0]), n_parts), work)
 
 
 def folded_backward(grads: Sequence[Tensor], gain: Tensor, matrices: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:

@@ -365,8 +365,9 @@ class Policy(TokenDistribution):
         self.last_values = None if self.value_head is None else np.zeros(n_slots, dtype=np.float32)
         if not live.any():
             return actions, logprobs
-        self._check_positions(int(lengths[live].max()))
-        if (lengths[live] < 1).any():
+        of_live = lengths[live]
+        self._check_positions(int(of_live.max()))
+        if of_live.min() < 1:
             raise InvalidActionError(
                 f"Expected at least one token in the observation of slot {np.flatnonzero(live & (lengths < 1))[0]}, "
                 "actual: 0. A model needs one to go on from: give an empty prompt a token of its own, or say in "

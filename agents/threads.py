@@ -32,7 +32,7 @@ def n_worth(n_bytes: int) -> int:
     return max(1, min(torch.get_num_threads(), n_bytes // _BYTES_A_THREAD))
 
 
-def stretches(n: int, n_parts: int) -> list[slice]:
+def split(n: int, n_parts: int) -> list[slice]:
     """``n`` rows in ``n_parts`` of about the same length, none of them empty; of no rows one that is."""
     n_parts = max(1, min(n, n_parts))
     return [slice(n * part // n_parts, n * (part + 1) // n_parts) for part in range(n_parts)]

@@ -171,6 +171,22 @@ def test_a_critic_without_output_layer_is_read_too(name: str) -> None:
         assert torch.allclose(mine, theirs, atol=1e-4)  # norms in float32 on the other side
 
 
+def test_the_last_layer_leaves_out_what_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups, computed = Groups(), list[int]()
+    apply = AfterAttention.apply
+
+    def counted(*arguments: Any) -> Any:
+        after = apply(*arguments)
+        computed.append(len(after))
+        return after
+
+    monkeypatch.setattr(fused_learning.AfterAttention, "apply", counted)
+    Trunk(make_model("llama")).read(*groups.arguments, prompt_index=groups.index)
+    packing = pack(*groups.arguments, prompt_index=groups.index)
+    assert len(packing.wanted) < 0.9 * len(packing.ids)
+    assert computed == [len(packing.ids)] * (len(computed) - 1) + [len(packing.wanted)]
+
+
 def test_what_is_unusual_is_left_to_the_models_own_code() -> None:
     groups = Groups()
     model = make_model("llama", torch.float32)

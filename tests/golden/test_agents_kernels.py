@@ -345,9 +345,9 @@ def test_threads_are_as_many_as_torch_may_use_and_the_work_is_worth(request: pyt
     torch.set_num_threads(3)
     enough = threads._BYTES_A_THREAD
     assert [threads.n_worth(n) for n in (0, enough, 2 * enough - 1, 2 * enough, 9 * enough)] == [1, 1, 1, 2, 3]
-    assert threads.stretches(7, 3) == [slice(0, 2), slice(2, 4), slice(4, 7)]
-    assert threads.stretches(2, 3) == [slice(0, 1), slice(1, 2)]
-    assert threads.stretches(0, 3) == [slice(0, 0)]
+    assert threads.split(7, 3) == [slice(0, 2), slice(2, 4), slice(4, 7)]
+    assert threads.split(2, 3) == [slice(0, 1), slice(1, 2)]
+    assert threads.split(0, 3) == [slice(0, 0)]
 
 
 @pytest.mark.parametrize("failing", [0, 1, 2])
@@ -458,6 +458,23 @@ threading.Thread(target=train).start()
 """
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
     assert run.stdout.strip() == "[0, 1, 2]", run.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_has_threads_of_its_own() -> None:
+    program = """
+import os
+from llmgym.agents import threads
+parts = [slice(i, i + 1) for i in range(3)]
+threads.run(parts, lambda part: None)
+child = os.fork()
+done = []
+threads.run(parts, lambda part: done.append(part.start))
+if child:
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+os._exit(sorted(done) != [0, 1, 2])
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 def test_loops_run_as_python_for_a_debugger() -> None:
